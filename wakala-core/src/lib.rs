@@ -1,0 +1,1 @@
+//! Traits, plan, engine, guards, simulator and test kit.
