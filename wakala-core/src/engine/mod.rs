@@ -1,0 +1,234 @@
+//! The engine: plans a playbook, runs an approved plan, takes it back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use serde::{Deserialize, Serialize};
+
+use crate::plan::{PlannedStep, liveness};
+use crate::store::{Entry, MemoryStore, Record, RunStore};
+use crate::{
+    Approval, Clock, Error, ErrorKind, Finding, Observer, Plan, Playbook, Result, RunContext, RunId, Silent,
+    StepId, StepNode, StepPlan, SystemClock,
+};
+
+mod handle;
+mod interpreter;
+mod journal;
+mod report;
+mod soak;
+mod unwind;
+
+pub use handle::{RunHandle, Stop};
+pub use report::{Obligation, Residual, RunReport, Status, StepOutcome, StepReport};
+
+use interpreter::Interpreter;
+use journal::{Journal, RunState};
+
+/// Which steps [`Engine::revert`] takes back.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Revert {
+    /// All that has an effect.
+    Everything,
+    /// What the playbook calls temporary. Capacity that it does not is left to a gradual scale-down.
+    #[default]
+    Temporary,
+}
+
+/// Plans playbooks, runs approved plans, takes runs back.
+///
+/// The engine spawns nothing: [`run`](Self::run) is one future, and it makes progress while it is polled. Dropping
+/// that future is like killing the process: what was done stays done and is in the journal. To end a run early, use
+/// [`RunHandle::stop`].
+#[derive(Clone, Debug)]
+pub struct Engine {
+    clock: Arc<dyn Clock>,
+    observer: Arc<dyn Observer>,
+    store: Arc<dyn RunStore>,
+    plan_validity: Duration,
+}
+
+impl Default for Engine {
+    /// Host clock, no observer, runs in memory, plans valid for 15 minutes.
+    fn default() -> Self {
+        Self {
+            clock: Arc::new(SystemClock::new()),
+            observer: Arc::new(Silent),
+            store: Arc::new(MemoryStore::new()),
+            plan_validity: Duration::from_secs(15 * 60),
+        }
+    }
+}
+
+impl Engine {
+    /// As [`Engine::default`].
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes the time from `clock`.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Tells `observer` of every event.
+    #[must_use]
+    pub fn with_observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = observer;
+        self
+    }
+
+    /// Keeps runs in `store`.
+    #[must_use]
+    pub fn with_store(mut self, store: Arc<dyn RunStore>) -> Self {
+        self.store = store;
+        self
+    }
+
+    /// Refuses to run plans older than `validity`.
+    #[must_use]
+    pub fn with_plan_validity(mut self, validity: Duration) -> Self {
+        self.plan_validity = validity;
+        self
+    }
+
+    /// Where runs are kept.
+    pub fn store(&self) -> &Arc<dyn RunStore> {
+        &self.store
+    }
+
+    /// Finds out what `playbook` would do. Reads only.
+    ///
+    /// All steps and guards are asked, side by side. What the preflight refuses is in the plan and keeps it from
+    /// being run.
+    ///
+    /// # Errors
+    /// Where a step cannot be planned, with the kind of the first such error and the words of all of them.
+    pub async fn plan(&self, playbook: &Playbook) -> Result<Plan> {
+        let cx = RunContext::new(RunId::generate(), Arc::clone(&self.clock));
+        let planned = join_all(playbook.steps().into_iter().map(|node| {
+            let cx = cx.for_step(&node.step.id(), crate::Phase::Plan, 1);
+            async move {
+                node.step.plan(&cx).await.and_then(|step| {
+                    if step.id == node.step.id() {
+                        Ok(PlannedStep { step, policy: node.policy })
+                    } else {
+                        Err(Error::invalid(
+                            "plan",
+                            format!("the step planned under another name, {}", step.id),
+                        )
+                        .on(node.step.id()))
+                    }
+                })
+            }
+        }))
+        .await;
+        let steps = all_or_errors(planned)?;
+        let plans: Vec<StepPlan> = steps.iter().map(|planned| planned.step.clone()).collect();
+        let mut findings = self.prove_guards(playbook, &cx).await;
+        let checks = join_all(playbook.preflight().iter().map(|check| check.check(&cx, &plans))).await;
+        findings.extend(all_or_errors(checks)?.into_iter().flatten());
+        Ok(Plan::new(playbook, self.clock.now(), self.plan_validity, steps, findings))
+    }
+
+    /// A guard that has no data before the run would be blind in it too.
+    async fn prove_guards(&self, playbook: &Playbook, cx: &RunContext) -> Vec<Finding> {
+        let guards =
+            playbook.soaks().into_iter().flat_map(|soak| soak.guards.iter().map(move |guard| (soak, guard)));
+        join_all(guards.map(|(soak, guard)| async move {
+            liveness(&soak.id, guard.id().as_str(), &guard.evaluate(cx).await)
+        }))
+        .await
+    }
+
+    /// Runs an approved plan to its end. What happened is in the report, failures too.
+    ///
+    /// # Errors
+    /// Only before the first effect: `Denied` where the approval is for another plan, `Conflict` where the plan is
+    /// too old or another run holds one of its resources, `InvalidConfig` where the preflight refused it or the
+    /// playbook changed since, and what the store says.
+    pub async fn run(
+        &self,
+        playbook: &Playbook,
+        plan: &Plan,
+        approval: &Approval,
+        run: &RunHandle,
+    ) -> Result<RunReport> {
+        plan.check(playbook, approval, &*self.clock)?;
+        let created = Record::Created { plan: Box::new(plan.clone()), approved_by: approval.by.clone() };
+        let first = Entry::new(0, self.clock.now(), created);
+        self.store.create(run.id(), &plan.resources(), first.clone()).await?;
+        let journal = Journal::new(self, run.id(), vec![first]);
+        let interpreter = Interpreter::new(self, plan, nodes(playbook), journal, run);
+        let report = interpreter.run(playbook.root()).await;
+        self.store.release(run.id()).await?;
+        Ok(report)
+    }
+
+    /// Takes back what a finished run did, last step first. Idempotent: what is back already is left alone.
+    ///
+    /// The playbook must be built as it was for the run; only its steps' `observe` and `undo` are used.
+    ///
+    /// # Errors
+    /// Only before the first effect: `NotFound` for an unknown run, `Conflict` where the run is not at an end or
+    /// another run holds one of its resources, `InvalidConfig` where the playbook lacks one of the run's steps.
+    pub async fn revert(&self, playbook: &Playbook, run: &RunHandle, scope: Revert) -> Result<RunReport> {
+        let entries = self.store.load(run.id()).await?;
+        let state = RunState::of(&entries)?;
+        let plan = state.plan().clone();
+        let refuse =
+            |kind, message: String| Err(Error::new(kind, "revert", message).on(format!("run {}", run.id())));
+        if state.ended().is_none() {
+            return refuse(ErrorKind::Conflict, "it is still going; stop it first".to_owned());
+        }
+        let nodes = nodes(playbook);
+        if let Some(planned) = plan.steps().iter().find(|planned| !nodes.contains_key(&planned.step.id)) {
+            let id = &planned.step.id;
+            return refuse(
+                ErrorKind::InvalidConfig,
+                format!(
+                    "the playbook {} lacks its step {id}; build it as it was for the run",
+                    playbook.name()
+                ),
+            );
+        }
+        self.store.claim(run.id(), &plan.resources()).await?;
+        let journal = Journal::new(self, run.id(), entries);
+        let report = Interpreter::new(self, &plan, nodes, journal, run).revert(scope).await;
+        self.store.release(run.id()).await?;
+        Ok(report)
+    }
+
+    /// What a run did and what is left of it, from its journal.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown run.
+    pub async fn report(&self, run: &RunId) -> Result<RunReport> {
+        let entries = self.store.load(run).await?;
+        Ok(RunReport::of(run, &RunState::of(&entries)?, entries))
+    }
+}
+
+fn nodes(playbook: &Playbook) -> BTreeMap<StepId, &StepNode> {
+    playbook.steps().into_iter().map(|node| (node.step.id(), node)).collect()
+}
+
+fn all_or_errors<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
+    let (values, errors): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+    let mut errors = errors.into_iter().filter_map(Result::err);
+    let Some(first) = errors.next() else {
+        return Ok(values.into_iter().filter_map(Result::ok).collect());
+    };
+    let others: Vec<_> = errors.map(|error| error.chain()).collect();
+    if others.is_empty() {
+        return Err(first);
+    }
+    let message = format!("{}; also: {}", first.chain(), others.join("; "));
+    Err(Error::new(first.kind(), "plan", message).with_retry(first.retry()).with_source(first))
+}

@@ -1,0 +1,82 @@
+//! Takes steps back: last begun first, one at a time, under a scope of its own.
+
+use tokio_util::sync::CancellationToken;
+
+use super::Status;
+use super::interpreter::{Interpreter, backoff};
+use crate::clock::within;
+use crate::event::Notice;
+use crate::store::{Failure, Record};
+use crate::{Error, ErrorKind, Phase, PlannedStep, Result, Retry, StepId, StepNode, StepPolicy, Undone};
+
+/// How often taking a step back is tried.
+const ATTEMPTS: u32 = 6;
+
+impl Interpreter<'_> {
+    /// Takes back the steps that have an effect and whose policy is wanted; goes on after one that fails.
+    pub(super) async fn take_back(
+        &self,
+        wanted: impl Fn(&StepPolicy) -> bool,
+        why: &str,
+    ) -> Result<(Status, String)> {
+        let (mut stuck, mut deferred) = (Vec::new(), Vec::new());
+        for id in self.journal.state().await?.to_take_back(wanted) {
+            let (Some(node), Some(planned)) = (self.nodes.get(&id), self.plan.step(&id)) else {
+                return Err(Error::new(ErrorKind::Unexpected, "undo", "the playbook lacks this step").on(id));
+            };
+            match self.undo(&id, node, planned).await? {
+                Ok(undone) => {
+                    if let Undone::Deferred(_) = &undone {
+                        deferred.push(id.to_string());
+                    }
+                    self.journal.write(Record::Undone { step: id, undone }).await?;
+                }
+                Err(error) => {
+                    stuck.push(id.to_string());
+                    self.journal
+                        .write(Record::UndoFailed { step: id, failure: Failure::from(&error) })
+                        .await?;
+                }
+            }
+        }
+        Ok(if !stuck.is_empty() {
+            (
+                Status::Stuck,
+                format!("{why}, but {} could not be taken back: a person must look", stuck.join(", ")),
+            )
+        } else if !deferred.is_empty() {
+            (Status::Held, format!("{why}, {} only in part: revert again later", deferred.join(", ")))
+        } else {
+            (Status::Compensated, why.to_owned())
+        })
+    }
+
+    async fn undo(&self, id: &StepId, node: &StepNode, planned: &PlannedStep) -> Result<Result<Undone>> {
+        // A cancelled run must still be able to take itself back.
+        let cx = self.cx.clone().with_cancellation(CancellationToken::new());
+        for attempt in 1..=ATTEMPTS {
+            self.journal.write(Record::UndoIntent { step: id.clone(), attempt }).await?;
+            let cx = cx.for_step(id, Phase::Undo, attempt).with_deadline(planned.limit());
+            let call = node.step.undo(&cx, &planned.step);
+            let answer = within(&**cx.clock(), planned.limit(), call).await.unwrap_or_else(|| {
+                let limit = humantime::format_duration(planned.limit());
+                Err(Error::new(ErrorKind::DeadlineExceeded, "undo", format!("no end within {limit}")).on(id))
+            });
+            let error = match answer {
+                Ok(undone) => return Ok(Ok(undone)),
+                Err(error) => error,
+            };
+            // Undo observes by itself and repeats without harm, so an unknown fate is no reason to stop.
+            let hint = match error.retry() {
+                Retry::Never | Retry::Exhausted => return Ok(Err(error)),
+                _ if attempt == ATTEMPTS => return Ok(Err(error)),
+                Retry::Safe { after } => after,
+                Retry::ObserveFirst => None,
+            };
+            let after = hint.unwrap_or_else(|| backoff(attempt));
+            cx.notice(Notice::Retrying { step: id.clone(), error: error.chain(), after });
+            cx.clock().sleep(after).await;
+        }
+        unreachable!("the last attempt returns")
+    }
+}

@@ -1,0 +1,134 @@
+//! What happens in a run, for whoever watches.
+
+use std::fmt::Debug;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::guard::Verdict;
+use crate::store::{Entry, Record};
+use crate::{GuardId, StepId};
+
+/// Something that happened in a run.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// A fact that is in the run's journal.
+    Record(Entry),
+    /// Something that is worth a line on a screen and no more.
+    Notice {
+        /// When it happened.
+        #[serde(with = "humantime_serde")]
+        at: SystemTime,
+        /// What happened.
+        notice: Notice,
+    },
+}
+
+impl Event {
+    /// The journal's fact, where it is one.
+    pub fn record(&self) -> Option<&Record> {
+        match self {
+            Self::Record(entry) => Some(&entry.record),
+            Self::Notice { .. } => None,
+        }
+    }
+}
+
+/// Live news that are not kept.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Notice {
+    /// How far a step is, in units of its own; both 0 where it cannot be counted.
+    Progress {
+        /// The step.
+        step: StepId,
+        /// How much is done.
+        done: u64,
+        /// How much there is to do.
+        total: u64,
+        /// What is in the way.
+        note: String,
+    },
+    /// A call failed and will be repeated.
+    Retrying {
+        /// The step.
+        step: StepId,
+        /// What failed.
+        error: String,
+        /// When it is repeated.
+        #[serde(with = "humantime_serde")]
+        after: Duration,
+    },
+    /// A guard was asked.
+    Guard {
+        /// The soak that asked.
+        soak: StepId,
+        /// The guard.
+        guard: GuardId,
+        /// Its answer.
+        verdict: Verdict,
+    },
+    /// How much of a soak is covered by samples.
+    Soaking {
+        /// The soak.
+        soak: StepId,
+        /// The covered time.
+        #[serde(with = "humantime_serde")]
+        covered: Duration,
+        /// The time to cover.
+        #[serde(with = "humantime_serde")]
+        of: Duration,
+    },
+}
+
+/// Is told of every event of a run, in order. For people, not for recovery: that is what the journal is for.
+pub trait Observer: Debug + Send + Sync + 'static {
+    /// Takes one event. Must not block: the run waits for it.
+    fn on_event(&self, event: &Event);
+}
+
+/// Ignores all events.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Observer for Silent {
+    fn on_event(&self, _: &Event) {}
+}
+
+/// Sends events into a channel; those that come after the receiver is gone are dropped.
+#[derive(Clone, Debug)]
+pub struct ChannelObserver(mpsc::UnboundedSender<Event>);
+
+impl ChannelObserver {
+    /// The observer and the receiving end.
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<Event>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Self(sender), receiver)
+    }
+}
+
+impl Observer for ChannelObserver {
+    fn on_event(&self, event: &Event) {
+        let _ = self.0.send(event.clone());
+    }
+}
+
+/// Writes events to the log of the program, through [`tracing`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TracingObserver;
+
+impl Observer for TracingObserver {
+    fn on_event(&self, event: &Event) {
+        match event {
+            Event::Record(entry) => tracing::info!(seq = entry.seq, "{}", entry.record),
+            Event::Notice { notice: Notice::Retrying { step, error, after }, .. } => {
+                tracing::warn!(%step, ?after, "{error}");
+            }
+            Event::Notice { notice, .. } => tracing::debug!(?notice),
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The truce with an autoscaler: its bounds are moved, so that it keeps the size instead of taking it back.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::{
+    Applied, Bounds, Error, ErrorKind, Permission, ResourceKey, Result, RunContext, SafeSide, Setting,
+    SettingInfo, SettingStep, StepId, Undone, Units, Version, Versioned,
+};
+
+/// What an autoscaler says about itself at one moment.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AutoscalerState {
+    /// Its name: `HorizontalPodAutoscaler production/wakala-api`.
+    pub name: String,
+    /// The bounds that it keeps the size within.
+    pub bounds: Bounds,
+    /// The size that its target is asked to have now.
+    pub size: Units,
+    /// The provider's version of what was read.
+    pub version: Option<Version>,
+}
+
+impl AutoscalerState {
+    /// An autoscaler of that name and bounds, whose target has that size.
+    pub fn new(name: impl Into<String>, bounds: Bounds, size: impl Into<Units>) -> Self {
+        Self { name: name.into(), bounds, size: size.into(), version: None }
+    }
+
+    /// Adds the provider's version.
+    #[must_use]
+    pub fn with_version(mut self, version: impl Into<Version>) -> Self {
+        self.version = Some(version.into());
+        self
+    }
+}
+
+/// The controller that sets the size of one target by itself, where there is one.
+#[async_trait]
+pub trait Autoscaler: Debug + Send + Sync + 'static {
+    /// The autoscaled thing as a person would name it: `autoscaler of deployment production/wakala-api`.
+    fn id(&self) -> String;
+
+    /// What a run takes for itself when it moves the bounds.
+    fn resource(&self) -> ResourceKey;
+
+    /// What the provider must allow for reading and moving the bounds.
+    fn permissions(&self) -> Vec<Permission>;
+
+    /// The autoscaler as it is now; `None` where nothing scales the target by itself. Reads only.
+    ///
+    /// # Errors
+    /// `Conflict` where several autoscalers claim the target; otherwise what the provider says.
+    async fn observe(&self, cx: &RunContext) -> Result<Option<AutoscalerState>>;
+
+    /// Moves both bounds in one write, only while `if_version` holds. Idempotent.
+    ///
+    /// # Errors
+    /// `NotFound` where there is none, `Conflict` where the version no longer holds: nothing has changed then.
+    async fn set_bounds(&self, cx: &RunContext, bounds: Bounds, if_version: Option<&Version>) -> Result<()>;
+
+    /// Checks all that the provider would check of [`set_bounds`](Self::set_bounds), and changes nothing.
+    ///
+    /// # Errors
+    /// What the write would fail with.
+    async fn rehearse(&self, cx: &RunContext, bounds: Bounds) -> Result<()>;
+}
+
+/// Raises the floor of the autoscaler that owns a target, so that the target may be scaled at once and stays there.
+///
+/// Where nothing scales the target by itself there is nothing to do. Taking it back lowers the floor first; a ceiling
+/// that was raised comes down only once the size fits below it, since an autoscaler enforces a lower ceiling at once,
+/// past all its own limits on scaling down.
+#[derive(Debug)]
+pub struct RaiseFloor {
+    autoscaler: Arc<dyn Autoscaler>,
+    size: Units,
+    raise_ceiling: bool,
+}
+
+impl RaiseFloor {
+    /// Keeps at least `size`; refuses a size above the autoscaler's ceiling.
+    pub fn to(autoscaler: Arc<dyn Autoscaler>, size: impl Into<Units>) -> Self {
+        Self { autoscaler, size: size.into(), raise_ceiling: false }
+    }
+
+    /// Whether the ceiling may be raised too, where the size is above it.
+    #[must_use]
+    pub fn raising_ceiling(mut self, allowed: bool) -> Self {
+        self.raise_ceiling = allowed;
+        self
+    }
+
+    /// The step of that name.
+    pub fn step(self, id: impl Into<StepId>) -> SettingStep<Self> {
+        SettingStep::new(id, self)
+    }
+}
+
+#[async_trait]
+impl Setting for RaiseFloor {
+    /// `None`: nothing scales the target by itself.
+    type Value = Option<Bounds>;
+
+    fn info(&self) -> SettingInfo {
+        SettingInfo::new(
+            format!("raise the floor of the {}", self.autoscaler.id()),
+            self.autoscaler.resource(),
+        )
+        .with_permissions(self.autoscaler.permissions())
+        .with_safe_side(SafeSide::Up)
+        .with_expected(Duration::from_secs(1))
+    }
+
+    async fn read(&self, cx: &RunContext) -> Result<Versioned<Self::Value>> {
+        Ok(match self.autoscaler.observe(cx).await? {
+            Some(state) => Versioned::at(Some(state.bounds), state.version),
+            None => Versioned::new(None),
+        })
+    }
+
+    async fn write(
+        &self,
+        cx: &RunContext,
+        value: &Self::Value,
+        expected: Option<&Version>,
+    ) -> Result<Applied> {
+        let Some(bounds) = value else { return Ok(Applied::NoChange) };
+        self.autoscaler.set_bounds(cx, *bounds, expected).await?;
+        Ok(Applied::Changed)
+    }
+
+    fn desired(&self, current: &Self::Value) -> Result<Self::Value> {
+        let Some(Bounds { min, max }) = *current else { return Ok(None) };
+        if self.size > max && !self.raise_ceiling {
+            return Err(Error::invalid(
+                "plan",
+                format!(
+                    "size {} is above its maximum of {max}; raise the maximum, allow the playbook to raise it, or \
+                     choose at most {max}",
+                    self.size
+                ),
+            )
+            .on(self.autoscaler.id()));
+        }
+        Bounds::new(min.max(self.size), max.max(self.size)).map(Some)
+    }
+
+    fn is_ours(&self, prior: &Self::Value, written: &Self::Value, current: &Self::Value) -> bool {
+        // Each bound for itself: a floor that is back already leaves the ceiling to be taken back.
+        match (prior, written, current) {
+            (Some(prior), Some(written), Some(current)) => {
+                [prior.min, written.min].contains(&current.min)
+                    && [prior.max, written.max].contains(&current.max)
+            }
+            _ => current == written,
+        }
+    }
+
+    fn warnings(&self, current: &Self::Value, desired: &Self::Value) -> Vec<String> {
+        match (current, desired) {
+            (Some(current), Some(desired)) if desired.max > current.max => vec![format!(
+                "the ceiling is raised from {} to {}; while the size is above {}, taking back leaves it raised",
+                current.max, desired.max, current.max
+            )],
+            _ => Vec::new(),
+        }
+    }
+
+    async fn rehearse(&self, cx: &RunContext, value: &Self::Value) -> Result<()> {
+        match value {
+            Some(bounds) => self.autoscaler.rehearse(cx, *bounds).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn restore(
+        &self,
+        cx: &RunContext,
+        prior: &Self::Value,
+        _: &Self::Value,
+        current: &Versioned<Self::Value>,
+    ) -> Result<Undone> {
+        let (Some(prior), Some(_)) = (prior, &current.value) else { return Ok(Undone::Nothing) };
+        let Some(state) = self.autoscaler.observe(cx).await? else {
+            return Ok(Undone::NotOurs("the autoscaler is gone".to_owned()));
+        };
+        if state.version != current.version {
+            let message = "its bounds were changed while they were taken back";
+            return Err(Error::new(ErrorKind::Conflict, "restore", message)
+                .on(&state.name)
+                .with_retry(crate::Retry::Safe { after: None }));
+        }
+        let fits = state.size <= prior.max;
+        let bounds = if fits { *prior } else { Bounds { min: prior.min, max: state.bounds.max } };
+        if bounds != state.bounds {
+            self.autoscaler.set_bounds(cx, bounds, state.version.as_ref()).await?;
+        }
+        if fits {
+            return Ok(Undone::Restored);
+        }
+        Ok(Undone::Deferred(format!(
+            "the floor is back at {}; the ceiling stays {} while the size is {}, since {} would cut it at once",
+            prior.min, state.bounds.max, state.size, prior.max
+        )))
+    }
+}

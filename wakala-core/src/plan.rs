@@ -1,0 +1,385 @@
+//! Plans: what a playbook would do, as data that a person reads and approves.
+
+use std::collections::BTreeSet;
+use std::fmt::{self, Write as _};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::playbook::{Node, Part};
+use crate::{
+    Clock, Effect, Error, ErrorKind, Finding, FindingLevel, OnFailure, Permission, Playbook, ResourceKey,
+    Result, SoakTiming, StepId, StepPlan, StepPolicy, Verdict,
+};
+
+/// The version of the plan's serialised form.
+const FORMAT: u32 = 1;
+
+/// What a playbook would do, found by reading only.
+///
+/// Serialisable; its [`hash`](Self::hash) is what an [`Approval`] binds to; its `Display` is what a person reads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    format: u32,
+    playbook: String,
+    description: String,
+    #[serde(with = "humantime_serde")]
+    made_at: SystemTime,
+    #[serde(with = "humantime_serde")]
+    valid_for: Duration,
+    on_failure: OnFailure,
+    outline: Outline,
+    steps: Vec<PlannedStep>,
+    findings: Vec<Finding>,
+}
+
+/// The order of a playbook's steps, as data.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outline {
+    /// A step.
+    Step(StepId),
+    /// One after the other.
+    Sequence(Vec<Outline>),
+    /// Side by side.
+    Together(Vec<Outline>),
+    /// A time to watch.
+    Soak(PlannedSoak),
+}
+
+/// A soak in a plan.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlannedSoak {
+    /// The soak.
+    pub id: StepId,
+    /// Its times and limits.
+    pub timing: SoakTiming,
+    /// The conditions of its guards.
+    pub conditions: Vec<String>,
+}
+
+/// A step in a plan.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlannedStep {
+    /// What the step would do.
+    pub step: StepPlan,
+    /// What the playbook says about it.
+    pub policy: StepPolicy,
+}
+
+impl PlannedStep {
+    /// How long applying and verifying may take in all.
+    pub fn limit(&self) -> Duration {
+        self.policy.limit.unwrap_or_else(|| (self.step.expected * 3).max(Duration::from_secs(60)))
+    }
+}
+
+impl Outline {
+    pub(crate) fn of(part: &Part) -> Self {
+        match &part.0 {
+            Node::Step(node) => Self::Step(node.step.id()),
+            Node::Sequence(parts) => Self::Sequence(parts.iter().map(Self::of).collect()),
+            Node::Together(parts) => Self::Together(parts.iter().map(Self::of).collect()),
+            Node::Soak(soak) => Self::Soak(PlannedSoak {
+                id: soak.id.clone(),
+                timing: soak.timing,
+                conditions: soak
+                    .guards
+                    .iter()
+                    .map(|guard| format!("{}: {}", guard.id(), guard.condition()))
+                    .collect(),
+            }),
+        }
+    }
+}
+
+impl Plan {
+    pub(crate) fn new(
+        playbook: &Playbook,
+        made_at: SystemTime,
+        valid_for: Duration,
+        steps: Vec<PlannedStep>,
+        findings: Vec<Finding>,
+    ) -> Self {
+        Self {
+            format: FORMAT,
+            playbook: playbook.name().to_owned(),
+            description: playbook.description().to_owned(),
+            made_at,
+            valid_for,
+            on_failure: playbook.on_failure(),
+            outline: Outline::of(playbook.root()),
+            steps,
+            findings,
+        }
+    }
+
+    /// The playbook's name.
+    pub fn playbook(&self) -> &str {
+        &self.playbook
+    }
+
+    /// When it was made, by the engine's clock.
+    pub fn made_at(&self) -> SystemTime {
+        self.made_at
+    }
+
+    /// The steps, in the order in which the playbook names them.
+    pub fn steps(&self) -> &[PlannedStep] {
+        &self.steps
+    }
+
+    /// One step.
+    pub fn step(&self, id: &StepId) -> Option<&PlannedStep> {
+        self.steps.iter().find(|planned| planned.step.id == *id)
+    }
+
+    /// The order of the steps.
+    pub fn outline(&self) -> &Outline {
+        &self.outline
+    }
+
+    /// What the preflight found.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    /// What a run does once a step has failed for good.
+    pub fn on_failure(&self) -> OnFailure {
+        self.on_failure
+    }
+
+    /// Everything that a run takes for itself.
+    pub fn resources(&self) -> Vec<ResourceKey> {
+        let all: BTreeSet<_> =
+            self.steps.iter().flat_map(|planned| planned.step.resources.iter().cloned()).collect();
+        all.into_iter().collect()
+    }
+
+    /// Everything that the providers must allow, each once.
+    pub fn permissions(&self) -> Vec<Permission> {
+        let all: BTreeSet<_> =
+            self.steps.iter().flat_map(|planned| planned.step.permissions.iter().cloned()).collect();
+        all.into_iter().collect()
+    }
+
+    /// Why the plan cannot be run; empty where it can.
+    pub fn refusals(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(|finding| finding.level == FindingLevel::Refusal)
+    }
+
+    /// The SHA-256 of the plan's JSON with sorted keys, in hexadecimal.
+    pub fn hash(&self) -> String {
+        let value =
+            serde_json::to_value(self).expect("a plan is made of JSON values, strings and numbers only");
+        let mut text = String::new();
+        canonical(&value, &mut text);
+        Sha256::digest(text).iter().fold(String::with_capacity(64), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+    }
+
+    /// Fails where the plan must not be run under `approval`.
+    pub(crate) fn check(&self, playbook: &Playbook, approval: &Approval, clock: &dyn Clock) -> Result<()> {
+        let refuse = |kind, message: String| {
+            Err(Error::new(kind, "run", message).on(format!("plan {}", self.playbook)))
+        };
+        if self.format != FORMAT {
+            return refuse(
+                ErrorKind::InvalidConfig,
+                format!("made in format {}, this version reads format {FORMAT}; plan again", self.format),
+            );
+        }
+        if approval.plan_hash != self.hash() {
+            return refuse(
+                ErrorKind::Denied,
+                "the approval is for another plan; have this one approved".to_owned(),
+            );
+        }
+        if let Some(finding) = self.refusals().next() {
+            return refuse(ErrorKind::InvalidConfig, format!("preflight refused it: {}", finding.text));
+        }
+        if self.outline != Outline::of(playbook.root()) || self.playbook != playbook.name() {
+            return refuse(
+                ErrorKind::InvalidConfig,
+                "the playbook has other steps than the one that was planned; plan again".to_owned(),
+            );
+        }
+        let age = clock.now().duration_since(self.made_at).unwrap_or_default();
+        if age > self.valid_for {
+            return refuse(
+                ErrorKind::Conflict,
+                format!(
+                    "it is {} old and was valid for {}; plan again",
+                    humantime::format_duration(Duration::from_secs(age.as_secs())),
+                    humantime::format_duration(self.valid_for)
+                ),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Writes `value` as JSON with the keys of all objects sorted: whether a map keeps its order depends on features
+/// that another crate of the build may set, and the hash must not.
+fn canonical(value: &serde_json::Value, out: &mut String) {
+    use serde_json::Value;
+    match value {
+        Value::Object(map) => {
+            let mut keys: Vec<_> = map.keys().collect();
+            keys.sort_unstable();
+            out.push('{');
+            for key in keys {
+                let _ = write!(out, "{}:", Value::from(key.as_str()));
+                canonical(&map[key], out);
+                out.push(',');
+            }
+            out.push('}');
+        }
+        Value::Array(items) => {
+            out.push('[');
+            for item in items {
+                canonical(item, out);
+                out.push(',');
+            }
+            out.push(']');
+        }
+        leaf => {
+            let _ = write!(out, "{leaf}");
+        }
+    }
+}
+
+/// That somebody approved a plan: exactly this one.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    /// The [`Plan::hash`] that was approved.
+    pub plan_hash: String,
+    /// Who approved it.
+    pub by: String,
+}
+
+impl Approval {
+    /// `by` approves `plan`.
+    pub fn of(plan: &Plan, by: impl Into<String>) -> Self {
+        Self { plan_hash: plan.hash(), by: by.into() }
+    }
+
+    /// `by` approves the plan of that hash: for an approver in another process who read a copy of it.
+    pub fn of_hash(plan_hash: impl Into<String>, by: impl Into<String>) -> Self {
+        Self { plan_hash: plan_hash.into(), by: by.into() }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hash = self.hash();
+        writeln!(f, "Plan of {} (sha256 {})", self.playbook, &hash[..12])?;
+        if !self.description.is_empty() {
+            writeln!(f, "{}", self.description)?;
+        }
+        writeln!(
+            f,
+            "made {}, valid for {}; once a step fails: {}",
+            humantime::format_rfc3339_seconds(self.made_at),
+            humantime::format_duration(self.valid_for),
+            match self.on_failure {
+                OnFailure::KeepAndHold => "keep what there is and hold",
+                OnFailure::TakeBack => "take everything back",
+            }
+        )?;
+        writeln!(f)?;
+        self.write_outline(f, &self.outline, 0)?;
+        if !self.findings.is_empty() {
+            writeln!(f, "\nPreflight")?;
+            for finding in &self.findings {
+                writeln!(f, "  {finding}")?;
+            }
+        }
+        let permissions = self.permissions();
+        if !permissions.is_empty() {
+            writeln!(f, "\nNeeds permission for")?;
+            for permission in permissions {
+                writeln!(f, "  {permission}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Plan {
+    fn write_outline(&self, f: &mut fmt::Formatter<'_>, outline: &Outline, depth: usize) -> fmt::Result {
+        let indent = depth * 2;
+        match outline {
+            Outline::Step(id) => self.step(id).map_or(Ok(()), |planned| write_step(f, planned, indent)),
+            Outline::Sequence(parts) => {
+                // The outermost sequence needs no heading; within a group it tells its members apart.
+                let inner = if depth == 0 { 0 } else { depth + 1 };
+                if depth > 0 {
+                    writeln!(f, "{:indent$}in this order", "")?;
+                }
+                parts.iter().try_for_each(|part| self.write_outline(f, part, inner))
+            }
+            Outline::Together(parts) => {
+                writeln!(f, "{:indent$}side by side", "")?;
+                parts.iter().try_for_each(|part| self.write_outline(f, part, depth + 1))
+            }
+            Outline::Soak(soak) => {
+                let duration = humantime::format_duration(soak.timing.duration);
+                writeln!(f, "{:indent$}* {}: watch until {duration} are covered", "", soak.id)?;
+                for condition in &soak.conditions {
+                    writeln!(f, "{:indent$}      {condition}", "")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn write_step(f: &mut fmt::Formatter<'_>, planned: &PlannedStep, indent: usize) -> fmt::Result {
+    let PlannedStep { step, policy } = planned;
+    let mark = match step.effect {
+        _ if step.is_no_change() => '=',
+        Effect::Undetermined => '?',
+        _ => '~',
+    };
+    write!(f, "{:indent$}{mark} {}: {}", "", step.id, step.summary)?;
+    if step.is_no_change() {
+        writeln!(f, "  [nothing to do]")?;
+    } else {
+        write!(f, "  [{}", step.reversibility)?;
+        if let Some(deadline) = policy.temporary {
+            write!(f, ", temporary: back within {}", humantime::format_duration(deadline))?;
+        }
+        if policy.best_effort {
+            f.write_str(", a failure is only noted")?;
+        }
+        writeln!(f, ", about {}]", humantime::format_duration(step.expected))?;
+        let width = step.changes.iter().map(|change| change.path.len()).max().unwrap_or(0);
+        for change in &step.changes {
+            let show = |side: &Option<String>| side.clone().unwrap_or_else(|| "(none)".to_owned());
+            let (from, to) = (show(&change.from), show(&change.to));
+            writeln!(f, "{:indent$}      {:width$}  {from} -> {to}", "", change.path)?;
+        }
+    }
+    for warning in &step.warnings {
+        writeln!(f, "{:indent$}    ! {warning}", "")?;
+    }
+    Ok(())
+}
+
+/// The finding that a guard's proof of life gives.
+pub(crate) fn liveness(soak: &StepId, guard: &str, verdict: &Verdict) -> Finding {
+    match verdict {
+        alive if alive.is_alive() => Finding::ok(format!("guard {guard} of {soak} has data ({alive})")),
+        blind => {
+            Finding::refusal(format!("guard {guard} of {soak} cannot guard ({blind}); mend its metric first"))
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The setting that every scalable target gives: its size.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Applied, Convergence, Error, Observation, Owner, Result, Reversibility, RunContext, SafeSide,
+    ScaleOptions, Setting, SettingInfo, SettingStep, SharedTarget, StepId, Undone, Units, Version, Versioned,
+};
+
+/// The size of a target as a setting.
+///
+/// It wants at least the given size: a target that is larger already is left as it is, since in an emergency nothing
+/// is made smaller on the way.
+#[derive(Debug)]
+pub struct ScaleUp {
+    target: SharedTarget,
+    size: Units,
+    expected: Duration,
+}
+
+/// The value of [`ScaleUp`] in a plan.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Size {
+    /// The desired size.
+    pub size: Units,
+    // What it was read from; a circumstance of the size and not a part of it.
+    #[serde(skip)]
+    seen: Option<Observation>,
+}
+
+impl Size {
+    fn owner(&self) -> Option<&Owner> {
+        self.seen.as_ref()?.owner.as_ref()
+    }
+}
+
+impl PartialEq for Size {
+    fn eq(&self, other: &Self) -> bool {
+        self.size == other.size
+    }
+}
+
+impl ScaleUp {
+    /// Scales `target` to at least `size`.
+    pub fn to(target: SharedTarget, size: impl Into<Units>) -> Self {
+        Self { target, size: size.into(), expected: Duration::from_secs(120) }
+    }
+
+    /// Says how long it takes until all of it is ready; two minutes as given.
+    #[must_use]
+    pub fn with_expected(mut self, expected: Duration) -> Self {
+        self.expected = expected;
+        self
+    }
+
+    async fn seen(&self, cx: &RunContext, current: &Size) -> Result<Observation> {
+        match &current.seen {
+            Some(seen) => Ok(seen.clone()),
+            None => self.target.observe(cx).await,
+        }
+    }
+
+    /// The step of that name.
+    pub fn step(self, id: impl Into<StepId>) -> SettingStep<Self> {
+        SettingStep::new(id, self)
+    }
+}
+
+#[async_trait]
+impl Setting for ScaleUp {
+    type Value = Size;
+
+    fn info(&self) -> SettingInfo {
+        SettingInfo::new(format!("scale {}", self.target.id()), self.target.resource())
+            .with_permissions(self.target.permissions())
+            .with_safe_side(SafeSide::Up)
+            .with_reversibility(Reversibility::Exact)
+            .with_expected(self.expected)
+    }
+
+    async fn read(&self, cx: &RunContext) -> Result<Versioned<Size>> {
+        let seen = self.target.observe(cx).await?;
+        Ok(Versioned::at(Size { size: seen.desired, seen: Some(seen.clone()) }, seen.version))
+    }
+
+    async fn write(&self, cx: &RunContext, value: &Size, expected: Option<&Version>) -> Result<Applied> {
+        let options = if self.target.capability().preconditions {
+            ScaleOptions::if_version(expected.cloned())
+        } else {
+            ScaleOptions::default()
+        };
+        self.target.set_desired(cx, value.size, options).await?;
+        Ok(Applied::Changed)
+    }
+
+    fn desired(&self, current: &Size) -> Result<Size> {
+        let size = self.size.max(current.size);
+        let sizes = self.target.capability().sizes;
+        let refuse = |message: String| Err(Error::invalid("plan", message).on(self.target.id()));
+        if !sizes.contains(self.size) {
+            return refuse(format!(
+                "size {} is outside of what it can have ({sizes}); choose another",
+                self.size
+            ));
+        }
+        if let Some(bounds) = current.seen.as_ref().and_then(|seen| seen.bounds)
+            && size > bounds.max
+        {
+            return refuse(format!(
+                "size {size} is above its maximum of {}; raise the maximum or choose less",
+                bounds.max
+            ));
+        }
+        Ok(Size { size, seen: None })
+    }
+
+    fn satisfies(&self, current: &Size, target: &Size) -> bool {
+        current.size >= target.size
+    }
+
+    fn warnings(&self, current: &Size, desired: &Size) -> Vec<String> {
+        match current.owner() {
+            Some(owner) if !owner.bounds.contains(desired.size) => vec![format!(
+                "{} keeps the size within {}: it takes {} back unless its bounds are moved first",
+                owner.name, owner.bounds, desired.size
+            )],
+            _ => Vec::new(),
+        }
+    }
+
+    async fn rehearse(&self, cx: &RunContext, value: &Size) -> Result<()> {
+        if self.target.capability().dry_run {
+            self.target.set_desired(cx, value.size, ScaleOptions::dry_run()).await?;
+        }
+        Ok(())
+    }
+
+    async fn convergence(&self, cx: &RunContext, current: &Size) -> Result<Convergence> {
+        let seen = self.seen(cx, current).await?;
+        if seen.is_ready(self.size) {
+            cx.progress(self.size.0.into(), self.size.0.into(), "");
+            return Ok(Convergence::Converged);
+        }
+        let problem = seen.problem.clone().unwrap_or_default();
+        cx.progress(seen.ready.min(self.size).0.into(), self.size.0.into(), problem);
+        Ok(Convergence::Following(note(&seen, self.size)))
+    }
+
+    async fn changed(&self, cx: &RunContext, current: &Size) -> Result<()> {
+        let seen = self.seen(cx, current).await?;
+        self.target.changed(cx, &seen).await.map(|_| ())
+    }
+
+    async fn restore(
+        &self,
+        cx: &RunContext,
+        prior: &Size,
+        written: &Size,
+        current: &Versioned<Size>,
+    ) -> Result<Undone> {
+        if current.value.owner().is_some() {
+            // The owner knows the present load, the plan only that of its time.
+            return Ok(Undone::Nothing);
+        }
+        if current.value.size != written.size {
+            return Ok(Undone::NotOurs(format!(
+                "size is {}, the run wrote {}",
+                current.value.size, written.size
+            )));
+        }
+        self.write(cx, prior, current.version.as_ref()).await?;
+        Ok(Undone::Restored)
+    }
+}
+
+fn note(seen: &Observation, size: Units) -> String {
+    let problem = seen.problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
+    format!("{} of {size} ready{problem}", seen.ready)
+}
