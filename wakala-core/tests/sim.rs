@@ -1,5 +1,6 @@
 //! The simulated production, used as a user of the crate would.
 #![cfg(feature = "sim")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::sync::Arc;
 use std::time::Duration;
