@@ -166,7 +166,9 @@ impl RapidScale {
         let floor = RaiseFloor::to(production.api_autoscaler(), self.api_replicas)
             .raising_ceiling(self.raise_ceilings)
             .step("api-floor");
-        let api = ScaleUp::to(production.api(), self.api_replicas).with_expected(Duration::from_secs(180));
+        let api = ScaleUp::to(production.api(), self.api_replicas)
+            .with_expected(Duration::from_secs(180))
+            .with_floor_raised();
         let cache =
             ScaleUp::to(production.cache(), self.cache_replicas).with_expected(Duration::from_secs(180));
         let nodes = production.scale_nodes("nodes".into(), self.nodes.into());
