@@ -196,9 +196,11 @@ impl AwsEndpoint {
 
     /// The variables that make the AWS SDKs and tools of another process use this endpoint.
     #[must_use]
-    pub fn environment(&self) -> [(&'static str, String); 4] {
+    pub fn environment(&self) -> [(&'static str, String); 5] {
         [
             ("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID.to_owned()),
+            // boto3 reads only this one, the SDKs only AWS_REGION.
+            ("AWS_DEFAULT_REGION", REGION.to_owned()),
             ("AWS_ENDPOINT_URL", self.url.clone()),
             ("AWS_REGION", REGION.to_owned()),
             ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY.to_owned()),
