@@ -650,3 +650,20 @@ async fn moto_is_gone_after_sigkill_of_its_user() {
     holder.kill().await.unwrap();
     until("moto is gone", || async { is_gone(&moto).await.then_some(()) }).await;
 }
+
+/// Runs another test of this file where moto is not installed: it fails, and its output says what to do.
+#[tokio::test]
+async fn missing_moto_fails_with_the_command_to_run() {
+    let empty = tempfile::tempdir().unwrap();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "unsigned_requests_are_refused", "--nocapture"])
+        .env("WAKALA_CACHE_DIR", empty.path())
+        .output()
+        .await
+        .unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{printed}");
+    assert!(printed.contains("NotInstalled"), "{printed}");
+    let error = Error::NotInstalled { folder: empty.path().join("moto") };
+    assert!(error.to_string().ends_with("run ./scripts/install-moto"), "{error}");
+}

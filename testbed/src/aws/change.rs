@@ -52,25 +52,20 @@ impl Change {
 }
 
 impl SizesChange {
-    /// API reference, data type `NodegroupScalingConfig`, "Valid Range": `minSize` and `desiredSize` from 0,
-    /// `maxSize` from 1.
     fn parse(members: &Map<String, Value>) -> Result<Self, ApiError> {
-        let size = |name: &str, least: u32| match members.get(name) {
+        let size = |name: &str| match members.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => {
                 let given = value.as_i64().ok_or_else(|| malformed(&format!("{name} is not an integer")))?;
-                u32::try_from(given).ok().filter(|size| *size >= least).map(Some).ok_or_else(|| {
-                    ApiError::invalid_parameter(format!("{name} is not valid: {given} is less than {least}"))
-                })
+                let size = u32::try_from(given);
+                size.map(Some)
+                    .map_err(|_| ApiError::invalid_parameter(format!("{name} is not valid: {given}")))
             }
         };
-        Ok(Self { desired: size("desiredSize", 0)?, max: size("maxSize", 1)?, min: size("minSize", 0)? })
+        Ok(Self { desired: size("desiredSize")?, max: size("maxSize")?, min: size("minSize")? })
     }
 
-    /// The sizes after the change, when they are in order: min <= desired <= max.
-    ///
-    /// User guide, "Update a managed node group": the desired size lies between the minimum and the maximum. The two
-    /// sentences are worded as clients report them; nobody should depend on the wording.
+    /// The sizes after the change, when they are in order.
     pub(super) fn applied_to(self, current: NodegroupSizes) -> Result<NodegroupSizes, ApiError> {
         let sizes = NodegroupSizes {
             min: self.min.unwrap_or(current.min),
@@ -83,6 +78,11 @@ impl SizesChange {
 }
 
 impl NodegroupSizes {
+    /// 0 <= min <= desired <= max, and max >= 1.
+    ///
+    /// API reference, data type `NodegroupScalingConfig`, "Valid Range": `minSize` and `desiredSize` from 0, `maxSize`
+    /// from 1. That they must be in order is known from the errors that clients report, whose wording is used here;
+    /// nobody should depend on it.
     pub(super) fn check(self) -> Result<(), ApiError> {
         let Self { min, desired, max } = self;
         let wrong = if max < 1 {
