@@ -1,1 +1,4 @@
 //! Starts real servers on loopback for tests.
+
+#[cfg(feature = "aws")]
+pub mod aws;
