@@ -198,7 +198,9 @@ require (
 	sigs.k8s.io/yaml v1.6.0 // indirect
 )
 
-// Kubernetes asks for v0.0.0 of its own staging modules; 1.N.P was published as 0.N.P.
+// Kubernetes asks for v0.0.0 of its own staging modules; those of 1.N.P were published as 0.N.P. For another
+// Kubernetes: change the versions, take the list of modules that its own go.mod replaces by ./staging/..., and
+// etcd's version from there too, then "go mod tidy".
 replace (
 	k8s.io/api => k8s.io/api v0.36.3
 	k8s.io/apiextensions-apiserver => k8s.io/apiextensions-apiserver v0.36.3

@@ -1,10 +1,12 @@
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Why a test server could not be started or used.
 ///
-/// Meant for the person who reads a failed test: it names the server, says what happened and what to do.
-#[derive(Debug, thiserror::Error)]
+/// Meant for the person who reads a failed test: it names the server, says what happened and what to do. `Debug`
+/// prints the same sentences as `Display`, because that is what a failed `unwrap` shows.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum TestbedError {
     /// A running server refused or failed a call that the testbed made.
@@ -62,7 +64,14 @@ pub enum TestbedError {
     },
 }
 
+impl fmt::Debug for TestbedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl TestbedError {
+    #[cfg(feature = "kubernetes")]
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }

@@ -1,4 +1,5 @@
 //! The testbed's promises, on a real control plane. Needs `scripts/build-control-plane` to have been run.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -55,9 +56,12 @@ where
 async fn wait_deployment(namespace: &TestNamespace, name: &str, ready: i32) {
     let api = namespace.api::<Deployment>();
     wait_until(&format!("{ready} pods of {name} ready"), MINUTE, || async {
-        let status = api.get(name).await?.status.unwrap_or_default();
+        let deployment = api.get(name).await?;
+        let wanted = deployment.spec.and_then(|spec| spec.replicas).unwrap_or(1);
+        let status = deployment.status.unwrap_or_default();
         let (now, all) = (status.ready_replicas.unwrap_or(0), status.replicas.unwrap_or(0));
-        if (now, all) == (ready, ready) { Ok(()) } else { Err(format!("{now} of {all}").into()) }
+        let state = format!("{now} ready of {all}, {wanted} wanted");
+        if (now, all, wanted) == (ready, ready, ready) { Ok(()) } else { Err(state.into()) }
     })
     .await
     .unwrap();

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log"
 	"strings"
@@ -218,7 +217,7 @@ func (p *pods) write(ctx context.Context, pod *corev1.Pod, status corev1.PodStat
 	if equality.Semantic.DeepEqual(merged, pod.Status) {
 		return nil
 	}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID}, "status": status})
+	patch, err := statusPatch(pod, status)
 	if err != nil {
 		return err
 	}

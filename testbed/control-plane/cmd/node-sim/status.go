@@ -1,6 +1,8 @@
 package main
 
 import (
+	"encoding/json"
+
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -127,4 +129,27 @@ func mergeConditions(former, ours []corev1.PodCondition) []corev1.PodCondition {
 		}
 	}
 	return merged
+}
+
+// statusPatch is a strategic merge patch that also takes away what an earlier state had and this one has not.
+func statusPatch(pod *corev1.Pod, status corev1.PodStatus) ([]byte, error) {
+	type condition struct {
+		corev1.PodCondition
+		Reason *string `json:"reason"`
+	}
+	conditions := make([]condition, 0, len(status.Conditions))
+	for _, one := range status.Conditions {
+		patched := condition{PodCondition: one}
+		if one.Reason != "" {
+			patched.Reason = &one.Reason
+		}
+		conditions = append(conditions, patched)
+	}
+	return json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": pod.UID},
+		"status": struct {
+			corev1.PodStatus
+			Conditions []condition `json:"conditions"`
+		}{status, conditions},
+	})
 }
