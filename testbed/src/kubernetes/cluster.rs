@@ -7,8 +7,9 @@ use tokio::sync::OnceCell;
 
 use super::access::ClusterAccess;
 use super::control_plane::ControlPlane;
-use super::start::any_kubectl;
+use super::start::binaries;
 use crate::TestbedError;
+use crate::process::Supervised;
 
 /// Names a kubeconfig whose current context is used instead of starting a control plane.
 pub const KUBECONFIG_VARIABLE: &str = "WAKALA_TEST_KUBECONFIG";
@@ -22,8 +23,14 @@ pub const KUBECONFIG_VARIABLE: &str = "WAKALA_TEST_KUBECONFIG";
 pub struct TestCluster {
     access: ClusterAccess,
     control_plane: Option<ControlPlane>,
-    // Held for its Drop: kubeconfig files of users on a foreign cluster.
-    _folder: Option<tempfile::TempDir>,
+    // Held for their Drop: kubeconfig files of users on a foreign cluster.
+    _files: Option<UserFiles>,
+}
+
+#[derive(Debug)]
+struct UserFiles {
+    _remover: Option<Supervised>,
+    _folder: tempfile::TempDir,
 }
 
 impl TestCluster {
@@ -39,7 +46,7 @@ impl TestCluster {
             None => {
                 let control_plane = ControlPlane::builder().start().await?;
                 let access = control_plane.access.clone();
-                Ok(Self { access, control_plane: Some(control_plane), _folder: None })
+                Ok(Self { access, control_plane: Some(control_plane), _files: None })
             }
         }
     }
@@ -65,11 +72,17 @@ impl TestCluster {
             .prefix("wakala-testbed-")
             .tempdir()
             .map_err(TestbedError::io("cannot create a temporary folder"))?;
-        let access = ClusterAccess::read(Path::new(path), any_kubectl(), Arc::from(folder.path()))?;
+        let binaries = binaries().ok();
+        let kubectl = binaries.as_ref().map_or_else(|| "kubectl".into(), |folder| folder.join("kubectl"));
+        let access = ClusterAccess::read(Path::new(path), kubectl.into(), Arc::from(folder.path()))?;
+        // A shared cluster is never dropped. Without our binaries, its files stay until somebody empties /tmp.
+        let remover =
+            binaries.map(|binaries| Supervised::remover(&binaries.join("supervise"), folder.path()));
+        let files = UserFiles { _remover: remover.transpose()?, _folder: folder };
         let what =
             format!("{KUBECONFIG_VARIABLE} names {}, but that cluster does not answer", path.display());
         access.client().await?.apiserver_version().await.map_err(TestbedError::api(what))?;
-        Ok(Self { access, control_plane: None, _folder: Some(folder) })
+        Ok(Self { access, control_plane: None, _files: Some(files) })
     }
 }
 

@@ -92,7 +92,9 @@ impl ControlPlane {
     ///
     /// [`TestbedError::Start`] as from [`ControlPlaneBuilder::start`].
     pub async fn start_api_server(&self) -> Result<(), TestbedError> {
-        if !self.lock().servers.contains_key(&Server::ApiServer) {
+        let runs =
+            self.lock().servers.get_mut(&Server::ApiServer).is_some_and(|child| child.ended().is_none());
+        if !runs {
             self.launch(Server::ApiServer)?;
         }
         self.wait_healthy(Server::ApiServer, self.api_server_port, "readyz").await

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ServiceAccount;
@@ -233,9 +233,4 @@ impl ControlPlane {
             command: BUILD,
         }
     }
-}
-
-/// The `kubectl` for a cluster that is not ours.
-pub(crate) fn any_kubectl() -> Arc<Path> {
-    binaries().map_or_else(|_| Path::new("kubectl").into(), |folder| folder.join("kubectl").into())
 }
