@@ -14,6 +14,8 @@ mod plan;
 mod playbook;
 mod scale;
 mod setting;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod step;
 mod store;
 mod target;
