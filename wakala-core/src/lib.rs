@@ -17,6 +17,8 @@ mod setting;
 mod step;
 mod store;
 mod target;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 #[cfg(any(feature = "testing", feature = "sim", test))]
 pub use clock::ManualClock;
