@@ -93,7 +93,8 @@ impl<V: Clone + Debug + PartialEq> Cell<V> {
         match failing {
             Some(failing) => Err(failing.error),
             None if stale => {
-                Err(Error::new(ErrorKind::Conflict, operation, "its version is another one by now").on(subject))
+                Err(Error::new(ErrorKind::Conflict, operation, "its version is another one by now")
+                    .on(subject))
             }
             None => Ok(changed),
         }

@@ -17,11 +17,13 @@ use crate::{
 
 /// A setting with one value, versions, a lead time until a written value is in force, and a record of writes.
 ///
-/// Clones are the same setting. It wants one value wherever it stands. As given: with versions, in force at once.
+/// Clones are the same setting. As given: with versions, in force at once, and it wants one value wherever it stands,
+/// so that a value which somebody else wrote is inside of what was approved.
 #[derive(Clone, Debug)]
 pub struct FakeSetting<V> {
     name: String,
     desired: V,
+    only_from: Option<V>,
     state: Arc<Mutex<State<V>>>,
 }
 
@@ -39,13 +41,20 @@ where
     /// A setting that is at `current` and wants to be at `desired`. Its resource is `fake/` and the name.
     pub fn new(name: impl Into<String>, current: V, desired: V) -> Self {
         let state = State { cell: Cell::new(current), lead_time: Duration::ZERO, changed_at: None };
-        Self { name: name.into(), desired, state: Arc::new(Mutex::new(state)) }
+        Self { name: name.into(), desired, only_from: None, state: Arc::new(Mutex::new(state)) }
     }
 
     /// A written value is in force after that time.
     #[must_use]
     pub fn with_lead_time(self, lead_time: Duration) -> Self {
         lock(&self.state).lead_time = lead_time;
+        self
+    }
+
+    /// It wants its value only from where it stands now; any other value is none of the run's and counts as drift.
+    #[must_use]
+    pub fn strict(mut self) -> Self {
+        self.only_from = Some(self.value());
         self
     }
 
@@ -133,7 +142,10 @@ where
         answer.map(|changed| if changed { Applied::Changed } else { Applied::NoChange })
     }
 
-    fn desired(&self, _: &V) -> Result<V> {
+    fn desired(&self, current: &V) -> Result<V> {
+        if self.only_from.as_ref().is_some_and(|from| from != current && self.desired != *current) {
+            return Err(Error::invalid("plan", "it is at a value that it cannot go on from").on(&self.name));
+        }
         Ok(self.desired.clone())
     }
 

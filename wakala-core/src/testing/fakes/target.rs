@@ -49,8 +49,7 @@ impl State {
     fn observation(&self, now: SystemTime) -> Observation {
         let (desired, ready) = (self.size.value, self.ready(now));
         let problem = self.ready_limit.as_ref().filter(|(limit, _)| desired > *limit).map(|(_, p)| p.clone());
-        let mut seen =
-            Observation::new(desired, ready).with_owner(self.owner.clone()).with_problem(problem);
+        let mut seen = Observation::new(desired, ready).with_owner(self.owner.clone()).with_problem(problem);
         seen.bounds = self.bounds;
         seen.version = self.size.version();
         seen

@@ -159,8 +159,9 @@ impl Faults {
         }
         let error = |kind, message| Error::new(kind, method, message).on(subject);
         Err(match fault {
-            Fault::Retryable { after } => error(ErrorKind::RateLimited, "injected: too many requests")
-                .with_retry(Retry::Safe { after }),
+            Fault::Retryable { after } => {
+                error(ErrorKind::RateLimited, "injected: too many requests").with_retry(Retry::Safe { after })
+            }
             Fault::Rejected => error(ErrorKind::Denied, "injected: refused").with_retry(Retry::Never),
             Fault::AnswerLost | Fault::RequestLost => {
                 error(ErrorKind::Unavailable, "injected: the connection broke before the answer")
