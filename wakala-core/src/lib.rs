@@ -19,6 +19,8 @@ pub mod sim;
 mod step;
 mod store;
 mod target;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 #[cfg(any(feature = "testing", feature = "sim", test))]
 pub use clock::ManualClock;
