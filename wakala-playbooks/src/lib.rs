@@ -8,8 +8,11 @@
 //! |---|---|
 //! | [`rapid_scale`] | Scaling Playbooks, 1. Traffic Spike Response |
 //!
-//! [`notify`] has the notifiers that post to a URL (feature `webhook`).
+//! [`notify`] has the notifiers that post to a URL (feature `webhook`), [`report`] shows a run as one HTML page
+//! (feature `report`).
 
 #[cfg(feature = "webhook")]
 pub mod notify;
 pub mod rapid_scale;
+#[cfg(feature = "report")]
+pub mod report;
