@@ -91,7 +91,7 @@ pub struct Residual {
     pub step: StepId,
     /// One line about the step.
     pub summary: String,
-    /// What differs, from before to now; for a failed step, to what it aimed at.
+    /// What differs, from before to now; for a failed step, to what it aimed at. Empty where `undo` says what is left.
     pub changes: Vec<Change>,
     /// Whether it certainly differs.
     pub certain: bool,
@@ -246,7 +246,8 @@ impl fmt::Display for RunReport {
                         if *certain { "" } else { "  (not certain)" }
                     )?;
                 }
-                writeln!(f, "  {:width$}  undo: {undo}", "")?;
+                let step = if changes.is_empty() { step.as_str() } else { "" };
+                writeln!(f, "  {step:width$}  undo: {undo}")?;
             }
         }
         if !self.obligations.is_empty() {
