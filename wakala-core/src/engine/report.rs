@@ -208,18 +208,13 @@ fn residual(planned: &PlannedStep, state: &StepState) -> Option<Residual> {
         return None;
     }
     let certain = state.verified && state.undone.is_none();
-    let undo = match (&state.undone, &state.undo_failed) {
-        (_, Some(failure)) => format!("by hand, since undo failed: {failure}"),
-        (Some(Undone::Deferred(what)), _) => format!("revert again later: {what}"),
-        _ => format!("revert ({})", step.reversibility),
+    let (changes, undo) = match (&state.undone, &state.undo_failed) {
+        (_, Some(failure)) => (step.changes.clone(), format!("by hand, since undo failed: {failure}")),
+        // Only the step knows which part is left.
+        (Some(Undone::Deferred(what)), _) => (Vec::new(), format!("revert again later: {what}")),
+        _ => (step.changes.clone(), format!("revert ({})", step.reversibility)),
     };
-    Some(Residual {
-        step: step.id.clone(),
-        summary: step.summary.clone(),
-        changes: step.changes.clone(),
-        certain,
-        undo,
-    })
+    Some(Residual { step: step.id.clone(), summary: step.summary.clone(), changes, certain, undo })
 }
 
 impl fmt::Display for RunReport {
