@@ -286,14 +286,13 @@ impl Setting for EnvironmentSetting {
         };
         let workload = &state.workloads[index];
         let pods = workload.pods.len();
-        let (surge, unavailable) =
-            if workload.config.stateful { (0, 1) } else { workload.config.rollout(workload.desired) };
-        let drop = 100 * unavailable / workload.desired.max(1);
-        vec![format!(
-            "restarts {pods} pods of {}, with at most {surge} more and {unavailable} less than it has: while that \
-             lasts, capacity may drop by {drop} %",
-            self.workload_id
-        )]
+        let how = if workload.config.stateful {
+            "one after the other; meanwhile capacity may drop by one pod".to_owned()
+        } else {
+            let (surge, unavailable) = (workload.config.max_surge, workload.config.max_unavailable);
+            format!("with at most {surge} more; meanwhile capacity may drop by {unavailable}")
+        };
+        vec![format!("restarts all pods of {} ({pods} now), {how}", self.workload_id)]
     }
 
     async fn rehearse(&self, cx: &RunContext, _: &Self::Value) -> Result<()> {
