@@ -250,6 +250,16 @@ impl<S: Setting> SettingStep<S> {
     }
 }
 
+/// Lets a write be tried again that lost a race with an autonomic change: it certainly had no effect, and the next
+/// attempt reads and judges anew.
+fn lost_race<T>(error: Error, read: &Versioned<T>) -> Error {
+    if error.kind() == ErrorKind::Conflict && read.version.is_some() && error.retry() == Retry::Never {
+        error.with_retry(Retry::Safe { after: None })
+    } else {
+        error
+    }
+}
+
 enum Position {
     AtPrior,
     Moved(String),
@@ -302,17 +312,8 @@ impl<S: Setting> PlaybookStep for SettingStep<S> {
             Position::Elsewhere(changes) => Err(drifted("apply", &self.id, &changes)),
             Position::AtPrior | Position::Moved(_) => {
                 let target = plan.target_as::<S::Value>()?;
-                self.setting.write(cx, &target, current.version.as_ref()).await.map_err(|error| {
-                    // A lost race with an autonomic change: certainly no effect, and the next attempt judges anew.
-                    if error.kind() == ErrorKind::Conflict
-                        && current.version.is_some()
-                        && error.retry() == Retry::Never
-                    {
-                        error.with_retry(Retry::Safe { after: None })
-                    } else {
-                        error
-                    }
-                })
+                let written = self.setting.write(cx, &target, current.version.as_ref()).await;
+                written.map_err(|error| lost_race(error, &current))
             }
         }
     }
@@ -339,7 +340,8 @@ impl<S: Setting> PlaybookStep for SettingStep<S> {
             return Ok(Undone::Nothing);
         }
         if self.setting.is_ours(&prior, &written, &current.value) {
-            return self.setting.restore(cx, &prior, &written, &current).await;
+            let restored = self.setting.restore(cx, &prior, &written, &current).await;
+            return restored.map_err(|error| lost_race(error, &current));
         }
         Ok(Undone::NotOurs(describe(&changes(&written, &current.value)?)))
     }
