@@ -56,6 +56,9 @@ pub use mocks::{
     MockPreflight, MockRunStore, MockScalableTarget, MockSetting,
 };
 
+/// The matchers and call orders of the `mockall` that the mocks are made by.
+pub use mockall::{Sequence, predicate};
+
 /// A clock that stands still, and a context of the run `test` on it.
 ///
 /// Calls that wait return once the clock moves: await them under [`ManualClock::run`].

@@ -1,0 +1,10 @@
+//! The engine's promises, on fakes, in virtual time.
+
+mod approval;
+mod common;
+mod order;
+mod outcomes;
+mod report;
+mod revert;
+mod soak;
+mod stop;
