@@ -1,1 +1,34 @@
 //! Starts real servers on loopback for tests.
+//!
+//! Servers listen on free ports of 127.0.0.1, write into a temporary folder, and are gone when the value that
+//! stands for them is dropped, after a panic too, and when the test process ends in any other way, `SIGKILL`
+//! included. A server that cannot be started is an error that says what to run; nothing is ever skipped.
+//!
+//! | feature | servers |
+//! |---|---|
+//! | `aws` | moto behind a front of our own that follows the documented EKS API |
+//! | `kubernetes` | etcd, kube-apiserver, kube-controller-manager, kube-scheduler, simulated nodes |
+//!
+#![cfg_attr(
+    feature = "kubernetes",
+    doc = "[`ControlPlane`] is a whole cluster of one's own, [`TestCluster`]"
+)]
+#![cfg_attr(feature = "kubernetes", doc = "one that the tests of a binary share. Linux only.")]
+
+#[cfg(feature = "aws")]
+pub mod aws;
+mod error;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
+#[cfg(feature = "kubernetes")]
+mod process;
+mod wait;
+
+pub use error::TestbedError;
+#[cfg(feature = "kubernetes")]
+pub use kubernetes::{
+    ClusterAccess, ControlPlane, ControlPlaneBuilder, KUBECONFIG_VARIABLE, NodeGroup, NodeGroups, Server,
+    TestCluster, TestNamespace, User, Workload, horizontal_pod_autoscaler, namespace, pod_disruption_budget,
+    rule,
+};
+pub use wait::wait_until;
