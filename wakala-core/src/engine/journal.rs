@@ -1,13 +1,14 @@
 //! The run's journal and the state that follows from it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use tokio::sync::Mutex;
 
 use super::{Engine, Status};
 use crate::store::{EffectKnown, Entry, Failure, Record};
-use crate::{Applied, Error, ErrorKind, Event, Plan, Result, RunId, StepId, StepPolicy, Undone};
+use crate::{Applied, Error, ErrorKind, Event, Plan, Result, Retry, RunId, StepId, StepPolicy, Undone};
 
 /// Writes records: to the store first, then to whoever watches.
 #[derive(Debug)]
@@ -15,6 +16,8 @@ pub(super) struct Journal<'a> {
     engine: &'a Engine,
     run: RunId,
     entries: Mutex<Vec<Entry>>,
+    /// Set once the store has failed: steps side by side must not go on where one of them found that out.
+    broken: AtomicBool,
 }
 
 impl<'a> Journal<'a> {
@@ -23,25 +26,50 @@ impl<'a> Journal<'a> {
         if let [only] = entries.as_slice() {
             engine.observer.on_event(&Event::Record(only.clone()));
         }
-        Self { engine, run: run.clone(), entries: Mutex::new(entries) }
+        Self { engine, run: run.clone(), entries: Mutex::new(entries), broken: AtomicBool::new(false) }
     }
 
-    /// Writes one record. After an error nothing more may be done to the world.
+    /// Writes one record. After an error nothing more may be done to the world, and nothing but the run's
+    /// [end](Self::end) is written.
     pub(super) async fn write(&self, record: Record) -> Result<()> {
         let mut entries = self.entries.lock().await;
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(self.lost().with_retry(Retry::Never));
+        }
+        self.append(&mut entries, record).await
+    }
+
+    /// Writes how the run ended, also where an earlier record could not be written: the store may be back by now.
+    pub(super) async fn end(&self, status: Status, reason: String) -> Result<()> {
+        let mut entries = self.entries.lock().await;
+        self.append(&mut entries, Record::Ended { status, reason }).await
+    }
+
+    async fn append(&self, entries: &mut Vec<Entry>, record: Record) -> Result<()> {
         let entry = Entry::new(entries.len() as u64, self.engine.clock.now(), record);
-        self.engine.store.append(&self.run, entry.clone()).await.map_err(|error| {
-            Error::new(
-                error.kind(),
-                "journal",
-                "the run's journal cannot be written, so nothing more is done",
-            )
-            .on(format!("run {}", self.run))
-            .with_source(error)
-        })?;
+        if let Err(error) = self.engine.store.append(&self.run, entry.clone()).await
+            && !self.is_kept(&entry, &error).await
+        {
+            self.broken.store(true, Ordering::Relaxed);
+            return Err(self.lost().with_source(error));
+        }
         self.engine.observer.on_event(&Event::Record(entry.clone()));
         entries.push(entry);
         Ok(())
+    }
+
+    /// Whether the store has the entry although its answer was an error: a lost answer is looked into, as those of
+    /// steps are.
+    async fn is_kept(&self, entry: &Entry, error: &Error) -> bool {
+        error.retry() == Retry::ObserveFirst
+            && self.engine.store.load(&self.run).await.is_ok_and(|kept| {
+                kept.last().is_some_and(|last| last.seq == entry.seq && last.record == entry.record)
+            })
+    }
+
+    fn lost(&self) -> Error {
+        let message = "the run's journal cannot be written, so nothing more is done";
+        Error::new(ErrorKind::Unavailable, "journal", message).on(format!("run {}", self.run))
     }
 
     pub(super) async fn entries(&self) -> Vec<Entry> {
@@ -65,6 +93,8 @@ pub(super) struct StepState {
     pub(super) failed: Option<(EffectKnown, Failure)>,
     pub(super) undone: Option<Undone>,
     pub(super) undo_failed: Option<Failure>,
+    /// Whether an undo was begun whose end is not in the journal.
+    pub(super) undoing: bool,
     pub(super) first_at: Option<SystemTime>,
     pub(super) last_at: Option<SystemTime>,
 }
@@ -127,10 +157,13 @@ impl RunState {
             Record::Undone { step, undone } => at(step, &|state| {
                 state.undone = Some(undone.clone());
                 state.undo_failed = None;
+                state.undoing = false;
             }),
-            Record::UndoFailed { step, failure } => {
-                at(step, &|state| state.undo_failed = Some(failure.clone()))
-            }
+            Record::UndoIntent { step, .. } => at(step, &|state| state.undoing = true),
+            Record::UndoFailed { step, failure } => at(step, &|state| {
+                state.undo_failed = Some(failure.clone());
+                state.undoing = failure.retry == Retry::ObserveFirst;
+            }),
             Record::Ended { status, reason } => *ended = Some((*status, reason.clone())),
             _ => {}
         }

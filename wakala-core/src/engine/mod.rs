@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{FutureExt as _, join_all};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{PlannedStep, liveness};
 use crate::store::{Entry, MemoryStore, Record, RunStore};
 use crate::{
     Approval, Clock, Error, ErrorKind, Finding, Observer, Plan, Playbook, Result, RunContext, RunId, Silent,
-    StepId, StepNode, StepPlan, SystemClock,
+    StepId, StepNode, StepPlan, SystemClock, Verdict,
 };
 
 mod handle;
@@ -24,8 +24,12 @@ mod unwind;
 pub use handle::{RunHandle, Stop};
 pub use report::{Obligation, Residual, RunReport, Status, StepOutcome, StepReport};
 
-use interpreter::Interpreter;
+use crate::clock::within;
+use interpreter::{Interpreter, no_answer};
 use journal::{Journal, RunState};
+
+/// How long planning one step, asking one guard or making one check may take.
+const PLAN_LIMIT: Duration = Duration::from_secs(60);
 
 /// Which steps [`Engine::revert`] takes back.
 #[non_exhaustive]
@@ -105,7 +109,7 @@ impl Engine {
 
     /// Finds out what `playbook` would do. Reads only.
     ///
-    /// All steps and guards are asked, side by side. What the preflight refuses is in the plan and keeps it from
+    /// All steps and guards are asked, side by side, each for a minute at most. What the preflight refuses is in the plan and keeps it from
     /// being run.
     ///
     /// # Errors
@@ -115,15 +119,17 @@ impl Engine {
         let planned = join_all(playbook.steps().into_iter().map(|node| {
             let cx = cx.for_step(&node.step.id(), crate::Phase::Plan, 1);
             async move {
-                node.step.plan(&cx).await.and_then(|step| {
-                    if step.id == node.step.id() {
+                let id = node.step.id();
+                let planned = within(&*self.clock, PLAN_LIMIT, node.step.plan(&cx)).await;
+                planned.unwrap_or_else(|| Err(no_answer("plan", PLAN_LIMIT).on(&id))).and_then(|step| {
+                    if step.id == id {
                         Ok(PlannedStep { step, policy: node.policy })
                     } else {
                         Err(Error::invalid(
                             "plan",
                             format!("the step planned under another name, {}", step.id),
                         )
-                        .on(node.step.id()))
+                        .on(id))
                     }
                 })
             }
@@ -132,7 +138,13 @@ impl Engine {
         let steps = all_or_errors(planned)?;
         let plans: Vec<StepPlan> = steps.iter().map(|planned| planned.step.clone()).collect();
         let mut findings = self.prove_guards(playbook, &cx).await;
-        let checks = join_all(playbook.preflight().iter().map(|check| check.check(&cx, &plans))).await;
+        let checks = join_all(playbook.preflight().iter().map(|check| {
+            let found = within(&*self.clock, PLAN_LIMIT, check.check(&cx, &plans));
+            found.map(|found| {
+                found.unwrap_or_else(|| Err(no_answer("preflight", PLAN_LIMIT).on(playbook.name())))
+            })
+        }))
+        .await;
         findings.extend(all_or_errors(checks)?.into_iter().flatten());
         Ok(Plan::new(playbook, self.clock.now(), self.plan_validity, steps, findings))
     }
@@ -142,7 +154,10 @@ impl Engine {
         let guards =
             playbook.soaks().into_iter().flat_map(|soak| soak.guards.iter().map(move |guard| (soak, guard)));
         join_all(guards.map(|(soak, guard)| async move {
-            liveness(&soak.id, guard.id().as_str(), &guard.evaluate(cx).await)
+            let verdict = within(&*self.clock, PLAN_LIMIT, guard.evaluate(cx)).await.unwrap_or_else(|| {
+                Verdict::SourceError(format!("no answer within {}", humantime::format_duration(PLAN_LIMIT)))
+            });
+            liveness(&soak.id, guard.id().as_str(), &verdict)
         }))
         .await
     }

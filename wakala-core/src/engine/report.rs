@@ -207,7 +207,7 @@ fn residual(planned: &PlannedStep, state: &StepState) -> Option<Residual> {
     if step.changes.is_empty() || step.resources.is_empty() {
         return None;
     }
-    let certain = state.verified && state.undone.is_none();
+    let certain = state.verified && state.undone.is_none() && !state.undoing;
     let undo = match (&state.undone, &state.undo_failed) {
         (_, Some(failure)) => format!("by hand, since undo failed: {failure}"),
         (Some(Undone::Deferred(what)), _) => format!("revert again later: {what}"),
