@@ -19,10 +19,10 @@ use async_trait::async_trait;
 use serde_json::json;
 use tokio::task::JoinHandle;
 use wakala_core::{
-    Applied, Approval, Bounds, Capability, Engine, Error, MetricQuery, MetricsSource, Observation, Observed, Permission,
-    Playbook, PlaybookStep, ResourceKey, Result, Revert, Reversibility, RunContext, RunHandle, Sample, ScalableTarget,
-    ScaleOptions, ScaleUp, Setting, SettingInfo, SettingStep, Soak, StepId, StepPlan, TargetId, Undone, Unit, Units,
-    Version, Versioned, guard, step, together,
+    Applied, Approval, Bounds, Capability, Engine, Error, MetricQuery, MetricsSource, Observation, Observed,
+    Permission, Playbook, PlaybookStep, ResourceKey, Result, Reversibility, Revert, RunContext, RunHandle,
+    Sample, ScalableTarget, ScaleOptions, ScaleUp, Setting, SettingInfo, SettingStep, Soak, StepId, StepPlan,
+    TargetId, Undone, Unit, Units, Version, Versioned, guard, step, together,
 };
 
 /// The system to scale: jobs come in at a rate, each worker does one every 20 ms.
@@ -94,7 +94,8 @@ impl ScalableTarget for Workers {
 
     async fn set_desired(&self, cx: &RunContext, desired: Units, _: ScaleOptions) -> Result<Observation> {
         if !self.capability().sizes.contains(desired) {
-            return Err(Error::invalid("set_desired", format!("{desired} workers; 1 to 64 are possible")).on(self.id()));
+            return Err(Error::invalid("set_desired", format!("{desired} workers; 1 to 64 are possible"))
+                .on(self.id()));
         }
         self.0.resize(desired.0 as usize);
         self.observe(cx).await

@@ -58,7 +58,7 @@ async fn a_soak_ends_at_once() {
         let guard = guard::metric(std::sync::Arc::new(metrics), "error_rate").below(0.01);
         let soak = Soak::new("soak", MINUTE * 10).with_guard(guard);
         let playbook = Playbook::builder("p").then(node(&limit, "limit")).then(soak).build().unwrap();
-        let report = bench.run_and_stop(&playbook, MINUTE * 3, stop).await;
+        let report = bench.run_and_stop(&playbook, SECOND * 175, stop).await;
         assert_eq!((report.status, limit.value()), (status, value), "{report}");
         let closed = report.journal.iter().find_map(|entry| match &entry.record {
             Record::SoakClosed { covered, failure, .. } => Some((*covered, failure.clone())),
