@@ -139,8 +139,15 @@ impl RunState {
         let Self { steps, ended, .. } = self;
         let mut at = |step: &StepId, change: &dyn Fn(&mut StepState)| {
             let state = steps.entry(step.clone()).or_default();
-            state.first_at.get_or_insert(entry.at);
-            state.last_at = Some(entry.at);
+            // Taking back may come hours later: a step's time is that of doing it.
+            let back = matches!(
+                entry.record,
+                Record::UndoIntent { .. } | Record::Undone { .. } | Record::UndoFailed { .. }
+            );
+            if !back {
+                state.first_at.get_or_insert(entry.at);
+                state.last_at = Some(entry.at);
+            }
             change(state);
         };
         match &entry.record {
