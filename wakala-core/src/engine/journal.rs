@@ -6,9 +6,13 @@ use std::time::SystemTime;
 
 use tokio::sync::Mutex;
 
+use super::interpreter::backoff;
 use super::{Engine, Status};
 use crate::store::{EffectKnown, Entry, Failure, Record};
 use crate::{Applied, Error, ErrorKind, Event, Plan, Result, Retry, RunId, StepId, StepPolicy, Undone};
+
+/// How often writing the run's end is tried.
+const END_ATTEMPTS: u32 = 3;
 
 /// Writes records: to the store first, then to whoever watches.
 #[derive(Debug)]
@@ -39,32 +43,36 @@ impl<'a> Journal<'a> {
         self.append(&mut entries, record).await
     }
 
-    /// Writes how the run ended, also where an earlier record could not be written: the store may be back by now.
+    /// Writes how the run ended, also where an earlier record could not be written, and tries for a while: the store
+    /// may be back by now, and a run without an end can be neither believed nor taken back.
     pub(super) async fn end(&self, status: Status, reason: String) -> Result<()> {
         let mut entries = self.entries.lock().await;
-        self.append(&mut entries, Record::Ended { status, reason }).await
+        for attempt in 1.. {
+            let Err(error) =
+                self.append(&mut entries, Record::Ended { status, reason: reason.clone() }).await
+            else {
+                return Ok(());
+            };
+            if attempt == END_ATTEMPTS || matches!(error.retry(), Retry::Never | Retry::Exhausted) {
+                return Err(error);
+            }
+            self.engine.clock.sleep(backoff(attempt)).await;
+        }
+        unreachable!("the last attempt returns")
     }
 
     async fn append(&self, entries: &mut Vec<Entry>, record: Record) -> Result<()> {
         let entry = Entry::new(entries.len() as u64, self.engine.clock.now(), record);
-        if let Err(error) = self.engine.store.append(&self.run, entry.clone()).await
-            && !self.is_kept(&entry, &error).await
+        let append = self.engine.store.append(&self.run, entry.clone());
+        if let Err(error) = self.engine.ask_store("append", &self.run, append).await
+            && !self.engine.is_kept(&self.run, &entry, &error).await
         {
             self.broken.store(true, Ordering::Relaxed);
-            return Err(self.lost().with_source(error));
+            return Err(self.lost().with_retry(error.retry()).with_source(error));
         }
         self.engine.observer.on_event(&Event::Record(entry.clone()));
         entries.push(entry);
         Ok(())
-    }
-
-    /// Whether the store has the entry although its answer was an error: a lost answer is looked into, as those of
-    /// steps are.
-    async fn is_kept(&self, entry: &Entry, error: &Error) -> bool {
-        error.retry() == Retry::ObserveFirst
-            && self.engine.store.load(&self.run).await.is_ok_and(|kept| {
-                kept.last().is_some_and(|last| last.seq == entry.seq && last.record == entry.record)
-            })
     }
 
     fn lost(&self) -> Error {

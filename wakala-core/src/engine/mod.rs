@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::plan::{PlannedStep, liveness};
 use crate::store::{Entry, MemoryStore, Record, RunStore};
 use crate::{
-    Approval, Clock, Error, ErrorKind, Finding, Observer, Plan, Playbook, Result, RunContext, RunId, Silent,
-    StepId, StepNode, StepPlan, SystemClock, Verdict,
+    Approval, Clock, Error, ErrorKind, Finding, Observer, Plan, Playbook, Result, Retry, RunContext, RunId,
+    Silent, StepId, StepNode, StepPlan, SystemClock, Verdict,
 };
 
 mod handle;
@@ -25,7 +25,7 @@ pub use handle::{RunHandle, Stop};
 pub use report::{Obligation, Residual, RunReport, Status, StepOutcome, StepReport};
 
 use crate::clock::within;
-use interpreter::{Interpreter, no_answer};
+use interpreter::{CALL_LIMIT, Interpreter, no_answer};
 use journal::{Journal, RunState};
 
 /// How long planning one step, asking one guard or making one check may take.
@@ -178,7 +178,13 @@ impl Engine {
         plan.check(playbook, approval, &*self.clock)?;
         let created = Record::Created { plan: Box::new(plan.clone()), approved_by: approval.by.clone() };
         let first = Entry::new(0, self.clock.now(), created);
-        self.store.create(run.id(), &plan.resources(), first.clone()).await?;
+        let resources = plan.resources();
+        let create = self.store.create(run.id(), &resources, first.clone());
+        if let Err(error) = self.ask_store("create", run.id(), create).await
+            && !self.is_kept(run.id(), &first, &error).await
+        {
+            return Err(error);
+        }
         let journal = Journal::new(self, run.id(), vec![first]);
         let interpreter = Interpreter::new(self, plan, nodes(playbook), journal, run);
         let report = interpreter.run(playbook.root()).await;
@@ -187,7 +193,8 @@ impl Engine {
 
     /// Gives the run's resources back. A store that fails now must not cost the report of what was done.
     async fn released(&self, mut report: RunReport) -> RunReport {
-        if let Err(error) = self.store.release(&report.run_id).await {
+        let release = self.store.release(&report.run_id);
+        if let Err(error) = self.ask_store("release", &report.run_id, release).await {
             report.reason =
                 format!("{}; its resources could not be given back ({})", report.reason, error.chain());
         }
@@ -202,7 +209,7 @@ impl Engine {
     /// Only before the first effect: `NotFound` for an unknown run, `Conflict` where the run is not at an end or
     /// another run holds one of its resources, `InvalidConfig` where the playbook lacks one of the run's steps.
     pub async fn revert(&self, playbook: &Playbook, run: &RunHandle, scope: Revert) -> Result<RunReport> {
-        let entries = self.store.load(run.id()).await?;
+        let entries = self.load(run.id()).await?;
         let state = RunState::of(&entries)?;
         let plan = state.plan().clone();
         let refuse =
@@ -221,10 +228,35 @@ impl Engine {
                 ),
             );
         }
-        self.store.claim(run.id(), &plan.resources()).await?;
+        let resources = plan.resources();
+        self.ask_store("claim", run.id(), self.store.claim(run.id(), &resources)).await?;
         let journal = Journal::new(self, run.id(), entries);
         let report = Interpreter::new(self, &plan, nodes, journal, run).revert(scope).await;
         Ok(self.released(report).await)
+    }
+
+    async fn load(&self, run: &RunId) -> Result<Vec<Entry>> {
+        self.ask_store("load", run, self.store.load(run)).await
+    }
+
+    /// One call of the store, given up after a while: a store that hangs must not hang the run.
+    async fn ask_store<T>(
+        &self,
+        operation: &'static str,
+        run: &RunId,
+        call: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let answer = within(&*self.clock, CALL_LIMIT, call).await;
+        answer.unwrap_or_else(|| Err(no_answer(operation, CALL_LIMIT).on(format!("the store of run {run}"))))
+    }
+
+    /// Whether the store has an entry although its answer was an error: a lost answer is looked into, as those of
+    /// steps are.
+    async fn is_kept(&self, run: &RunId, entry: &Entry, error: &Error) -> bool {
+        error.retry() == Retry::ObserveFirst
+            && self.load(run).await.is_ok_and(|kept| {
+                kept.last().is_some_and(|last| last.seq == entry.seq && last.record == entry.record)
+            })
     }
 
     /// What a run did and what is left of it, from its journal.
@@ -232,7 +264,7 @@ impl Engine {
     /// # Errors
     /// `NotFound` for an unknown run.
     pub async fn report(&self, run: &RunId) -> Result<RunReport> {
-        let entries = self.store.load(run).await?;
+        let entries = self.load(run).await?;
         Ok(RunReport::of(run, &RunState::of(&entries)?, entries))
     }
 }

@@ -1,5 +1,8 @@
 //! The engine's promises, on fakes, in virtual time.
 
+// Helpers unwrap as tests do.
+#![allow(clippy::unwrap_used)]
+
 mod approval;
 mod common;
 mod order;
