@@ -174,6 +174,8 @@ async fn a_mocked_store_and_clock_serve_the_engine() {
     let mut store = MockRunStore::new();
     let full = || Error::new(ErrorKind::Unavailable, "create", "the disk is full");
     store.expect_create().once().returning(move |_, _, _| Err(full()));
+    // An outage may hide that the run was made after all, so the engine looks.
+    store.expect_load().once().returning(|_| Err(Error::new(ErrorKind::NotFound, "load", "no such run")));
     let alert = NotifyStep::new(
         "alert",
         Arc::new(wakala_core::LogNotifier),
