@@ -52,7 +52,8 @@ impl JobQueue {
 
     fn resize(self: &Arc<Self>, size: usize) {
         let mut workers = self.workers.lock().unwrap();
-        workers.drain(size.min(workers.len())..).for_each(|worker| worker.abort());
+        let kept = size.min(workers.len());
+        workers.drain(kept..).for_each(|worker| worker.abort());
         while workers.len() < size {
             let queue = Arc::clone(self);
             workers.push(tokio::spawn(async move {

@@ -115,7 +115,10 @@ impl Parameters {
 /// Where the real systems are.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "With --live")]
-#[cfg_attr(not(feature = "live"), allow(dead_code, reason = "parsed so that the program can say what it lacks"))]
+#[cfg_attr(
+    not(feature = "live"),
+    allow(dead_code, reason = "parsed so that the program can say what it lacks")
+)]
 pub(crate) struct LiveOptions {
     /// Starts a control plane and an AWS endpoint on loopback, makes the runbook's objects, and runs there.
     #[arg(long, requires = "live")]

@@ -16,7 +16,7 @@ use crate::step::drifted;
 use crate::store::{EffectKnown, Failure, Record};
 use crate::{
     Applied, Error, ErrorKind, Observed, OnFailure, Phase, Plan, PlannedStep, Result, Retry, RunContext,
-    StepId, StepNode, StepPolicy,
+    StepId, StepNode,
 };
 
 /// How long one call may take before its fate counts as unknown.
@@ -66,11 +66,11 @@ impl<'a> Interpreter<'a> {
 
     pub(super) async fn revert(self, scope: Revert) -> RunReport {
         let why = match scope {
-            Revert::Everything => "taken back as asked",
-            Revert::Temporary => "temporary changes taken back as asked",
+            Revert::Everything => "everything is taken back, as asked",
+            Revert::Temporary => "what was temporary is taken back, as asked",
         };
-        let wanted = |policy: &StepPolicy| scope == Revert::Everything || policy.temporary.is_some();
-        let end = self.take_back(wanted, why).await;
+        let end =
+            self.take_back(|policy| scope == Revert::Everything || policy.temporary.is_some(), why).await;
         self.report(end).await
     }
 

@@ -85,7 +85,7 @@ pub struct StepReport {
     pub took: Duration,
 }
 
-/// Something that is different from before the run.
+/// Something that the run changed and did not take back. Others may have changed it since.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Residual {
@@ -93,7 +93,7 @@ pub struct Residual {
     pub step: StepId,
     /// One line about the step.
     pub summary: String,
-    /// What differs, from before to now; for a failed step, to what it aimed at.
+    /// What differs, from before to now; for a failed step, to what it aimed at. Empty where `undo` says what is left.
     pub changes: Vec<Change>,
     /// Whether it certainly differs.
     pub certain: bool,
@@ -132,7 +132,7 @@ pub struct RunReport {
     pub ended_at: SystemTime,
     /// Every step of the plan.
     pub steps: Vec<StepReport>,
-    /// What is different from before.
+    /// What the run changed and did not take back.
     pub residuals: Vec<Residual>,
     /// What is still owed back.
     pub obligations: Vec<Obligation>,
@@ -211,18 +211,13 @@ fn residual(planned: &PlannedStep, state: &StepState) -> Option<Residual> {
         return None;
     }
     let certain = state.verified && state.undone.is_none() && !state.undoing;
-    let undo = match (&state.undone, &state.undo_failed) {
-        (_, Some(failure)) => format!("by hand, since undo failed: {failure}"),
-        (Some(Undone::Deferred(what)), _) => format!("revert again later: {what}"),
-        _ => format!("revert ({})", step.reversibility),
+    let (changes, undo) = match (&state.undone, &state.undo_failed) {
+        (_, Some(failure)) => (step.changes.clone(), format!("by hand, since undo failed: {failure}")),
+        // Only the step knows which part is left.
+        (Some(Undone::Deferred(what)), _) => (Vec::new(), format!("revert again later: {what}")),
+        _ => (step.changes.clone(), format!("revert ({})", step.reversibility)),
     };
-    Some(Residual {
-        step: step.id.clone(),
-        summary: step.summary.clone(),
-        changes: step.changes.clone(),
-        certain,
-        undo,
-    })
+    Some(Residual { step: step.id.clone(), summary: step.summary.clone(), changes, certain, undo })
 }
 
 impl fmt::Display for RunReport {
@@ -244,7 +239,7 @@ impl fmt::Display for RunReport {
             )?;
         }
         if !self.residuals.is_empty() {
-            writeln!(f, "\nDifferent from before")?;
+            writeln!(f, "\nChanged and not taken back")?;
             for Residual { step, changes, certain, undo, .. } in &self.residuals {
                 for change in changes {
                     writeln!(
@@ -253,7 +248,8 @@ impl fmt::Display for RunReport {
                         if *certain { "" } else { "  (not certain)" }
                     )?;
                 }
-                writeln!(f, "  {:width$}  undo: {undo}", "")?;
+                let step = if changes.is_empty() { step.as_str() } else { "" };
+                writeln!(f, "  {step:width$}  undo: {undo}")?;
             }
         }
         if !self.obligations.is_empty() {

@@ -47,7 +47,7 @@ impl Shared {
 
     /// The world as it is now, after every second that has passed since somebody last looked.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        // A panic under the lock can only be a bug of the simulator, which a poisoned lock would hide.
+        // A panic under the lock is a bug of the simulator; the test that meets it shall see that and no poison.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = (self.clock.monotonic() - self.start).as_secs();
         state.advance(now);

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::api::Shared;
-use super::nodes::{first_fit, rooms, why_not};
+use super::nodes::{Resources, first_fit, rooms, why_not};
 use super::state::State;
 use super::targets::{pool_id, pool_key, workload_key};
 use crate::{Finding, Preflight, ResourceKey, Result, RunContext, StepPlan};
@@ -19,7 +19,7 @@ use crate::{Finding, Preflight, ResourceKey, Result, RunContext, StepPlan};
 /// tightest link.
 ///
 /// Steps are known by their resources: those of this world's targets, autoscalers and settings.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct CapacityChain {
     pub(super) world: Arc<Shared>,
 }
@@ -36,7 +36,7 @@ struct Aim {
 
 /// One link of the chain that holds.
 struct Link {
-    name: String,
+    name: &'static str,
     used: f64,
     of: f64,
 }
@@ -115,20 +115,29 @@ fn number(target: &Value, field: &str) -> Option<u32> {
     u32::try_from(number).ok()
 }
 
-/// Places all pods; gives for each workload how many found no node, and why.
+/// Places all pods: those that are there, then the new ones, then the surge. Gives for each workload how many found no
+/// node, and why.
 fn place(state: &State, aims: &[Aim], nodes: &[u32], with_surge: bool) -> Vec<(usize, u32, String)> {
     let mut rooms = rooms(&state.pools, Some(nodes));
-    let mut left = Vec::new();
-    for (index, aim) in aims.iter().enumerate() {
-        let (pod, pool) = (state.workloads[index].config.requests, state.pool_of(index));
-        let pods = aim.replicas + if with_surge { aim.surge } else { 0 };
-        let placed = (0..pods).take_while(|_| first_fit(&mut rooms, pod, pool).is_some()).count();
-        let missing = pods.saturating_sub(u32::try_from(placed).unwrap_or(u32::MAX));
-        if missing > 0 {
-            left.push((index, missing, why_not(&rooms, pod, pool)));
+    let mut missing = vec![0; aims.len()];
+    let rounds = aims.iter().zip(&state.workloads).map(|(aim, workload)| {
+        let there = u32::try_from(workload.pods.len()).map_or(aim.replicas, |pods| pods.min(aim.replicas));
+        [there, aim.replicas - there, if with_surge { aim.surge } else { 0 }]
+    });
+    let rounds: Vec<_> = rounds.collect();
+    for round in 0..3 {
+        for (index, pods) in rounds.iter().enumerate() {
+            let (pod, pool) = (state.workloads[index].config.requests, state.pool_of(index));
+            let left = (0..pods[round]).skip_while(|_| first_fit(&mut rooms, pod, pool).is_some()).count();
+            missing[index] += u32::try_from(left).unwrap_or(u32::MAX);
         }
     }
-    left
+    let left = missing.into_iter().enumerate().filter(|(_, missing)| *missing > 0);
+    left.map(|(index, missing)| {
+        let why = why_not(&rooms, state.workloads[index].config.requests, state.pool_of(index));
+        (index, missing, why)
+    })
+    .collect()
 }
 
 fn check_nodes(
@@ -142,16 +151,13 @@ fn check_nodes(
         return;
     }
     let left = place(state, aims, nodes, false);
-    for (index, missing, why) in &left {
-        let workload = &state.workloads[*index];
-        findings.push(Finding::refusal(format!(
-            "{missing} of {} pods of {} would fit on no node ({why}); {}",
-            aims[*index].replicas,
-            workload.id,
-            remedy(state, aims, nodes, *index)
-        )));
-    }
-    if !left.is_empty() {
+    if let Some((_, _, why)) = left.first() {
+        let pods = left.iter().map(|(index, missing, _)| {
+            format!("{missing} of {} pods of {}", aims[*index].replicas, state.workloads[*index].id)
+        });
+        let pods = pods.collect::<Vec<_>>().join(", ");
+        let remedy = remedy(state, aims, nodes);
+        findings.push(Finding::refusal(format!("{pods} would fit on no node ({why}); {remedy}")));
         return;
     }
     for (index, missing, why) in place(state, aims, nodes, true) {
@@ -160,58 +166,52 @@ fn check_nodes(
             state.workloads[index].id, aims[index].surge
         );
         findings.push(if aims[index].needs_surge {
-            let way = remedy(state, aims, nodes, index);
+            let way = remedy(state, aims, nodes);
             Finding::refusal(format!("{text}, and without them it cannot go on; {way}"))
         } else {
             Finding::warning(format!("{text}: it takes longer"))
         });
     }
-    let cpu = |index: usize| {
-        f64::from(aims[index].replicas) * f64::from(state.workloads[index].config.requests.cpu_millis)
+    let sum = |of: fn(Resources) -> u32| {
+        let pods = aims.iter().zip(&state.workloads);
+        let used =
+            pods.map(|(aim, workload)| u64::from(aim.replicas) * u64::from(of(workload.config.requests)));
+        let pools = state.pools.iter().zip(nodes);
+        let there = pools.map(|(pool, nodes)| u64::from(*nodes) * u64::from(of(pool.config.node)));
+        (used.sum::<u64>() as f64, there.sum::<u64>() as f64)
     };
-    let used = (0..aims.len()).map(cpu).sum::<f64>() / 1000.0;
-    let of = state
-        .pools
-        .iter()
-        .zip(nodes)
-        .map(|(pool, nodes)| f64::from(*nodes) * f64::from(pool.config.node.cpu_millis));
-    links.push(Link {
-        name: "node cpu cores".to_owned(),
-        used: used.round(),
-        of: (of.sum::<f64>() / 1000.0).round(),
-    });
+    let tightest = [
+        ("node millicores", sum(|resources| resources.cpu_millis)),
+        ("node MiB", sum(|resources| resources.memory_mib)),
+        ("node pod slots", sum(|resources| resources.pods)),
+    ]
+    .into_iter()
+    .filter(|(_, (_, of))| *of > 0.0)
+    .max_by(|(_, a), (_, b)| (a.0 / a.1).total_cmp(&(b.0 / b.1)));
+    if let Some((name, (used, of))) = tightest {
+        links.push(Link { name, used, of });
+    }
 }
 
-/// The smallest size of a pool with which all pods of a workload fit.
-fn remedy(state: &State, aims: &[Aim], nodes: &[u32], workload: usize) -> String {
-    let mut best = None;
+/// The smallest size of a pool with which all pods fit, surge included.
+fn remedy(state: &State, aims: &[Aim], nodes: &[u32]) -> String {
+    let mut tried = Vec::new();
     for (pool, config) in state.pools.iter().enumerate() {
-        if state.pool_of(workload).is_some_and(|only| only != pool) {
-            continue;
-        }
+        let (id, max) = (pool_id(&config.config.name), config.size.max.0);
         let fits = |size: &u32| {
             let mut sizes = nodes.to_vec();
             sizes[pool] = *size;
-            place(state, aims, &sizes, true).iter().all(|(index, ..)| *index != workload)
+            place(state, aims, &sizes, true).is_empty()
         };
-        let max = config.size.max.0;
-        match (nodes[pool]..=max).find(fits) {
-            Some(size) => {
-                let id = pool_id(&config.config.name);
-                return format!(
-                    "resize {id} to at least {size} nodes (the plan has {}, its maximum is {max})",
-                    nodes[pool]
-                );
-            }
-            None => {
-                best = Some(format!(
-                    "even {max} nodes, the maximum of {}, are too few: raise it or choose fewer replicas",
-                    pool_id(&config.config.name)
-                ))
-            }
+        if let Some(size) = (nodes[pool]..=max).find(fits) {
+            let planned = nodes[pool];
+            return format!(
+                "resize {id} to at least {size} nodes (the plan has {planned}, its maximum is {max})"
+            );
         }
+        tried.push(format!("{id} at its maximum of {max}"));
     }
-    best.unwrap_or_else(|| "it has no node pool to run on".to_owned())
+    format!("not even {} would do: raise a maximum or choose fewer replicas", tried.join(" or "))
 }
 
 /// What all workloads hold, as one sum that can be checked by hand.
@@ -233,7 +233,7 @@ fn budget(state: &State, aims: &[Aim], connections: impl Fn(usize) -> u32) -> (u
 }
 
 fn check_budget(
-    name: &str,
+    name: &'static str,
     (wanted, sum): (u64, String),
     limit: u64,
     remedy: &str,
@@ -247,7 +247,7 @@ fn check_budget(
         let text = format!("{name}: {sum} = {wanted}, and {limit} are accepted; {remedy}");
         findings.push(Finding::refusal(text));
     } else {
-        links.push(Link { name: name.to_owned(), used: wanted as f64, of: limit as f64 });
+        links.push(Link { name, used: wanted as f64, of: limit as f64 });
     }
 }
 

@@ -212,7 +212,7 @@ impl World {
         CapacityChain { world: Arc::clone(&self.shared) }
     }
 
-    /// Lets something go wrong from the next second on.
+    /// Lets something go wrong now.
     ///
     /// # Errors
     /// `InvalidConfig` where it is about a workload or node pool that is not there.
@@ -225,12 +225,13 @@ impl World {
             .chain(state.pools.iter().map(|pool| pool.config.name.as_str()))
             .collect();
         builder::check_fault(&fault, &objects)?;
-        let next = state.second + 1;
-        state.faults.schedule(next, fault);
+        let now = state.second;
+        state.faults.schedule(now, fault);
+        state.strike(now);
         Ok(())
     }
 
-    /// The world now.
+    /// The world in the last full second; what was asked for since shows in the next one.
     pub fn snapshot(&self) -> Frame {
         self.shared.state().frames.last().expect("a world begins with a frame").clone()
     }

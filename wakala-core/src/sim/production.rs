@@ -13,7 +13,7 @@ impl World {
     /// The production that wakala's runbook is about, with the load of an ordinary hour, 600 requests per second.
     ///
     /// `wakala-api` has 10 replicas of 100 requests per second, an autoscaler from 5 to 50 at 70 % of CPU and a rate
-    /// limit for 200 clients; `wakala-worker` has 10; `redis-cache` is a StatefulSet of 2 and the cache; the node pool
+    /// limit for 150 clients, 2500 requests per second in all; `wakala-worker` has 10; `redis-cache` is a StatefulSet of 2 and the cache; the node pool
     /// `workers-general` has 10 nodes and at most 50, each with room for three API pods; the database takes 800
     /// connections, of which each API pod holds 10.
     ///
@@ -45,7 +45,7 @@ impl World {
                     .with_connections_per_replica(10, 5)
                     .with_env("RATE_LIMIT_REQUESTS", "1000")
                     .with_env("RATE_LIMIT_WINDOW", "60")
-                    .with_rate_limited_clients(200),
+                    .with_rate_limited_clients(150),
             )
             .with_workload(
                 Workload::new("wakala-worker", 10)

@@ -21,7 +21,7 @@ use crate::{
 /// Minimum and desired size are raised together, since a cluster autoscaler takes a desired size back that the pods of
 /// the moment do not need. Taking it back lowers the minimum; the desired size comes down with it only where the pods
 /// that there are still fit.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct NodePoolSetting {
     pub(super) world: Arc<Shared>,
     pub(super) name: String,
@@ -187,7 +187,7 @@ impl State {
 ///
 /// All of them change as one write, and that one is a rolling restart. Only the variables named are touched, read and
 /// put back.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct EnvironmentSetting {
     pub(super) world: Arc<Shared>,
     pub(super) name: String,
@@ -286,14 +286,13 @@ impl Setting for EnvironmentSetting {
         };
         let workload = &state.workloads[index];
         let pods = workload.pods.len();
-        let (surge, unavailable) =
-            if workload.config.stateful { (0, 1) } else { workload.config.rollout(workload.desired) };
-        let drop = 100 * unavailable / workload.desired.max(1);
-        vec![format!(
-            "restarts {pods} pods of {}, with at most {surge} more and {unavailable} less than it has: while that \
-             lasts, capacity may drop by {drop} %",
-            self.workload_id
-        )]
+        let how = if workload.config.stateful {
+            "one after the other; meanwhile capacity may drop by one pod".to_owned()
+        } else {
+            let (surge, unavailable) = (workload.config.max_surge, workload.config.max_unavailable);
+            format!("with at most {surge} more; meanwhile capacity may drop by {unavailable}")
+        };
+        vec![format!("restarts all pods of {} ({pods} now), {how}", self.workload_id)]
     }
 
     async fn rehearse(&self, cx: &RunContext, _: &Self::Value) -> Result<()> {

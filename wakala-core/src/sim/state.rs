@@ -72,6 +72,7 @@ impl State {
             self.flow(self.load.at(Duration::ZERO));
             self.workloads.iter_mut().for_each(|workload| workload.queue = 0.0);
         }
+        self.strike(0);
         let frame = self.flow(self.load.at(Duration::ZERO));
         self.frames.push(frame);
         self.settled = self.settledness();

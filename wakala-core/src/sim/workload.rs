@@ -1,6 +1,7 @@
 //! Workloads as a user describes them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use super::model::{ceil, floor};
@@ -14,6 +15,15 @@ pub enum Portion {
     Count(u32),
     /// So many pods of a hundred.
     Percent(u32),
+}
+
+impl fmt::Display for Portion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => write!(f, "{count}"),
+            Self::Percent(percent) => write!(f, "{percent} %"),
+        }
+    }
 }
 
 impl Portion {
@@ -40,8 +50,8 @@ pub struct Workload {
     pub(super) service_time: Duration,
     pub(super) requests: Resources,
     pub(super) pool: Option<String>,
-    max_surge: Portion,
-    max_unavailable: Portion,
+    pub(super) max_surge: Portion,
+    pub(super) max_unavailable: Portion,
     pub(super) database_connections: u32,
     pub(super) cache_connections: u32,
     pub(super) share: f64,

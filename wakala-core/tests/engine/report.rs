@@ -95,7 +95,7 @@ async fn a_plan_shows_order_differences_and_what_to_know() {
               error_rate: error_rate below 0.01
 
         Preflight
-          ok       guard error_rate of soak has data (pass: error_rate is 0.0010)
+          ok       guard error_rate of soak has data; now error_rate is 0.0010
           WARNING  50 replicas take 450 of 500 connections
 
         Needs permission for
@@ -129,7 +129,7 @@ async fn a_report_says_what_is_different_and_what_is_owed() {
           limits     done
           alert      done
 
-        Different from before
+        Changed and not taken back
           api-floor  min: 5 -> 50
                      undo: revert (exact undo)
           api        size: 10 -> 50
@@ -146,7 +146,7 @@ async fn a_report_says_what_is_different_and_what_is_owed() {
     assert_text(
         &bench.revert(&playbook, Revert::Temporary).await,
         "
-        spike COMPENSATED: temporary changes taken back as asked
+        spike COMPENSATED: what was temporary is taken back, as asked
         run run-1, 11m
 
           api-floor  taken back
@@ -154,7 +154,7 @@ async fn a_report_says_what_is_different_and_what_is_owed() {
           limits     taken back
           alert      done
 
-        Different from before
+        Changed and not taken back
           api        size: 10 -> 50
                      undo: revert (exact undo)
         ",
@@ -162,7 +162,7 @@ async fn a_report_says_what_is_different_and_what_is_owed() {
     assert_text(
         &bench.revert(&playbook, Revert::Everything).await,
         "
-        spike COMPENSATED: taken back as asked
+        spike COMPENSATED: everything is taken back, as asked
         run run-1, 11m
 
           api-floor  taken back
@@ -188,7 +188,7 @@ async fn a_report_of_a_failure_says_why_and_what_is_left() {
           limits     FAILED, nothing changed: write: no permission; grant it
           alert      not begun
 
-        Different from before
+        Changed and not taken back
           api-floor  min: 5 -> 50
                      undo: revert (exact undo)
           api        size: 10 -> 50

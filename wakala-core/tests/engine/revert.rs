@@ -124,7 +124,10 @@ async fn an_undo_that_fails_for_good_is_stuck_and_can_be_tried_again() {
     b.fail_next(denied());
     let report = bench.revert(&playbook, Revert::Everything).await;
     assert_eq!((report.status, a.value(), b.value()), (Status::Stuck, 1, 2), "{report}");
-    assert_eq!(report.reason, "taken back as asked, but b could not be taken back: a person must look");
+    assert_eq!(
+        report.reason,
+        "everything is taken back, as asked, but b could not be taken back: a person must look"
+    );
     assert_eq!(residuals(&report), [("b", true)]);
     assert!(report.residuals[0].undo.starts_with("by hand"), "{}", report.residuals[0].undo);
 

@@ -56,11 +56,18 @@ pub trait Production {
     /// The cache.
     fn cache(&self) -> SharedTarget;
 
-    /// The step that brings the nodes to at least `desired`, and their minimum with it.
-    fn scale_nodes(&self, id: StepId, desired: Units) -> Arc<dyn PlaybookStep>;
+    /// The step that brings the nodes to at least `desired`, and their minimum with it; above their maximum only where
+    /// it may be raised.
+    fn scale_nodes(&self, id: StepId, desired: Units, raise_max: bool) -> Arc<dyn PlaybookStep>;
 
-    /// The step that sets environment variables of [`api`](Self::api) in one restart.
-    fn set_environment(&self, id: StepId, variables: &BTreeMap<String, String>) -> Arc<dyn PlaybookStep>;
+    /// The step that sets environment variables of [`api`](Self::api) in one restart, at a time when it has
+    /// `replicas`.
+    fn set_environment(
+        &self,
+        id: StepId,
+        variables: &BTreeMap<String, String>,
+        replicas: Units,
+    ) -> Arc<dyn PlaybookStep>;
 
     /// Where error rate and latency come from; without it the soak watches readiness and the truce only.
     fn metrics(&self) -> Option<ApiMetrics>;
@@ -171,8 +178,9 @@ impl RapidScale {
             .with_floor_raised();
         let cache =
             ScaleUp::to(production.cache(), self.cache_replicas).with_expected(Duration::from_secs(180));
-        let nodes = production.scale_nodes("nodes".into(), self.nodes.into());
-        let limits = production.set_environment("limits".into(), &self.environment());
+        let nodes = production.scale_nodes("nodes".into(), self.nodes.into(), self.raise_ceilings);
+        let limits =
+            production.set_environment("limits".into(), &self.environment(), self.api_replicas.into());
         let capacity = together([
             temporary(nodes).into(),
             step(cache.step("cache")).into(),

@@ -92,10 +92,10 @@ impl Chart {
     }
 
     /// Draws what is above `ceiling` at the ceiling, and says so: for an outage whose peak would hide everything
-    /// else.
+    /// else. A ceiling that is not above 0 is none.
     #[must_use]
     pub fn with_ceiling(mut self, ceiling: f64) -> Self {
-        self.ceiling = Some(ceiling);
+        self.ceiling = (ceiling > 0.0).then_some(ceiling);
         self
     }
 

@@ -119,7 +119,12 @@ impl Events {
                 Record::Ended { status, .. } => matches!(status, Status::Held | Status::Stuck),
                 _ => continue,
             };
-            self.add_mark(Mark { at: Moment::Clock(entry.at), text: entry.record.to_string(), failure });
+            let text = match &entry.record {
+                // The reason is at the head of the page.
+                Record::Ended { status, .. } => format!("run ended: {status}"),
+                record => record.to_string(),
+            };
+            self.add_mark(Mark { at: Moment::Clock(entry.at), text, failure });
         }
     }
 

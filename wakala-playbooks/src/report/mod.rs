@@ -183,7 +183,7 @@ impl Page {
                             section id="plan" {
                                 h2 { "Plan" }
                                 p class="note" { "sha256 " code { (plan.hash()) } }
-                                pre { (plan.to_string()) }
+                                pre { (plan.to_string().trim_end()) }
                             }
                         }
                         @if let Some(run) = &self.run { (run::timeline(run, origin)) }

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use maud::{Markup, html};
-use wakala_core::{Obligation, Record, Residual, RunReport, Status, StepOutcome, StepReport};
+use wakala_core::{EffectKnown, Obligation, Record, Residual, RunReport, Status, StepOutcome, StepReport};
 
 use super::text;
 
@@ -95,7 +95,7 @@ pub(super) fn steps(run: &RunReport) -> Markup {
     html! {
         section id="steps" {
             h2 { "Steps" }
-            table {
+            table class="stack" {
                 thead { tr { th scope="col" { "Step" } th scope="col" { "Outcome" } th scope="col" class="num" { "Took" } } }
                 tbody {
                     @for StepReport { id, summary, outcome, took, .. } in &run.steps {
@@ -106,7 +106,11 @@ pub(super) fn steps(run: &RunReport) -> Markup {
                                 span class={ "pill " (tone) } { (word) }
                                 @if !detail.is_empty() { div class="detail" { (detail) } }
                             }
-                            td class="num" { @if took.is_zero() { "\u{2013}" } @else { (text::took(*took)) } }
+                            @if took.is_zero() {
+                                td class="num none" { "\u{2013}" }
+                            } @else {
+                                td class="num" { (text::took(*took)) }
+                            }
                         }
                     }
                 }
@@ -117,31 +121,37 @@ pub(super) fn steps(run: &RunReport) -> Markup {
 
 /// The tone, a word or two, and what there is to say beyond.
 fn tell(outcome: &StepOutcome) -> (&'static str, &'static str, String) {
-    let said = outcome.to_string();
     match outcome {
         StepOutcome::Done => ("good", "done", String::new()),
         StepOutcome::WasSo => ("good", "was so already", String::new()),
         StepOutcome::TakenBack => ("neutral", "taken back", String::new()),
         StepOutcome::NotBegun => ("neutral", "not begun", String::new()),
-        StepOutcome::Unverified => ("warn", "not verified", said),
-        StepOutcome::NotOurs(_) => ("warn", "left alone", said),
-        StepOutcome::Deferred(_) => ("warn", "in part back", said),
-        StepOutcome::Failed { .. } => ("bad", "failed", said),
-        StepOutcome::UndoFailed(_) => ("bad", "undo failed", said),
-        _ => ("neutral", "other", said),
+        StepOutcome::Unverified => ("warn", "not verified", "Begun, not seen to be in force.".to_owned()),
+        StepOutcome::NotOurs(what) => ("warn", "left alone", format!("Somebody changed it since: {what}")),
+        StepOutcome::Deferred(what) => ("warn", "taken back in part", what.clone()),
+        StepOutcome::Failed { effect, failure } => {
+            let effect = match effect {
+                EffectKnown::None => "Nothing changed",
+                EffectKnown::Some => "In part in force",
+                EffectKnown::Unknown => "Effect unknown",
+            };
+            ("bad", "failed", format!("{effect}: {failure}"))
+        }
+        StepOutcome::UndoFailed(failure) => ("bad", "undo failed", failure.to_string()),
+        other => ("neutral", "other", other.to_string()),
     }
 }
 
-/// What is different from before, and what is owed back.
+/// What was changed and not taken back, and what is owed back.
 pub(super) fn leftovers(run: &RunReport) -> Markup {
     let summary = |id| run.steps.iter().find(|step| step.id == id).map_or("", |step| &step.summary);
     html! {
         section id="left" {
-            h2 { "Different from before" }
+            h2 { "Changed and not taken back" }
             @if run.residuals.is_empty() {
                 p { "Nothing that this run knows of." }
             } @else {
-                table {
+                table class="stack" {
                     thead { tr { th scope="col" { "Step" } th scope="col" { "Change" } th scope="col" { "To undo" } } }
                     tbody {
                         @for Residual { step, summary, changes, certain, undo, .. } in &run.residuals {
@@ -157,7 +167,7 @@ pub(super) fn leftovers(run: &RunReport) -> Markup {
                                     }
                                     @if !certain { span class="pill warn" { "not certain" } }
                                 }
-                                td { (undo) }
+                                td data-label="To undo: " { (undo) }
                             }
                         }
                     }
@@ -169,14 +179,14 @@ pub(super) fn leftovers(run: &RunReport) -> Markup {
             @if run.obligations.is_empty() {
                 p { "Nothing: no temporary change is in force." }
             } @else {
-                table {
+                table class="stack" {
                     thead { tr { th scope="col" { "Step" } th scope="col" { "Due" } th scope="col" { "After the run's start" } } }
                     tbody {
                         @for Obligation { step, due, .. } in &run.obligations {
                             tr {
                                 th scope="row" { code { (step) } div class="muted" { (summary(step.clone())) } }
-                                td { (text::clock(*due)) }
-                                td { (text::took(due.duration_since(run.started_at).unwrap_or_default())) }
+                                td data-label="Due: " { (text::clock(*due)) }
+                                td data-label="After the start: " { (text::took(due.duration_since(run.started_at).unwrap_or_default())) }
                             }
                         }
                     }

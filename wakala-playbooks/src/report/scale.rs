@@ -20,7 +20,8 @@ pub(super) struct Ticks {
 impl Ticks {
     /// At most `most` steps up to `max` or a little above.
     pub(super) fn new(max: f64, most: u32) -> Self {
-        let max = if max.is_finite() && max > 0.0 { max } else { 1.0 };
+        // Beyond these bounds the arithmetic below has no digits left.
+        let max = if max.is_finite() && max > 0.0 { max.clamp(1e-9, 1e15) } else { 1.0 };
         let step = round_up(max / f64::from(most));
         let values = steps(step, max + step * 0.999);
         Self { values, step }
@@ -115,6 +116,9 @@ mod tests {
         assert_eq!(labels(10_000.0), ["0", "5k", "10k"]);
         for nothing in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             assert_eq!(labels(nothing), ["0", "0.5", "1.0"]);
+        }
+        for odd in [f64::from_bits(1), 1e-300, 1e300, f64::MAX] {
+            assert!((2..=6).contains(&Ticks::new(odd, 4).values.len()), "{odd}");
         }
         for max in [1e-6, 0.07, 0.99, 1.0, 19.0, 20.0, 21.0, 999.0, 4e8] {
             let ticks = Ticks::new(max, 4);
