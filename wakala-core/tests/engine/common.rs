@@ -116,7 +116,7 @@ pub(crate) fn residuals(report: &RunReport) -> Vec<(&str, bool)> {
 pub(crate) struct Slow {
     pub(crate) step: SettingStep<FakeSetting<u32>>,
     pub(crate) takes: Duration,
-    /// Whether it looks whether the run is cancelled before the effect.
+    /// Whether it looks before an effect whether its context is cancelled.
     pub(crate) attentive: bool,
 }
 
@@ -143,6 +143,9 @@ impl PlaybookStep for Slow {
     }
 
     async fn undo(&self, cx: &RunContext, plan: &StepPlan) -> Result<Undone> {
+        if self.attentive {
+            cx.check()?;
+        }
         self.step.undo(cx, plan).await
     }
 }

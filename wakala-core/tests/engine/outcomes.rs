@@ -269,6 +269,27 @@ async fn drift_since_the_plan_is_left_alone() {
     );
 }
 
+/// The engine looks before it acts, and does not leave that to the step.
+#[tokio::test]
+async fn a_step_is_not_applied_to_a_world_that_drifted() {
+    let bench = Bench::new();
+    let mut mock = MockPlaybookStep::new();
+    mock.expect_id().return_const("careless");
+    mock.expect_plan().returning(|_| {
+        Ok(StepPlan::new("careless".into(), "careless", serde_json::json!(1), serde_json::json!(2)))
+    });
+    let drift = || vec![wakala_core::Change::new("size", Some("1".into()), Some("7".into()))];
+    mock.expect_observe().once().returning(move |_, _| Ok(Observed::Drifted(drift())));
+    mock.expect_apply().never();
+    let report = bench.run(&playbook([step(mock)])).await;
+    assert_eq!((report.status, effect(&report, "careless")), (Status::Held, EffectKnown::None));
+    assert!(
+        report.reason.contains("changed by somebody else since the plan (size: 1 -> 7)"),
+        "{}",
+        report.reason
+    );
+}
+
 #[tokio::test]
 async fn a_move_inside_of_what_was_approved_is_no_drift() {
     let (bench, target) = (Bench::new(), FakeTarget::new("api", 10));

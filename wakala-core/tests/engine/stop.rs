@@ -2,8 +2,8 @@
 
 use wakala_core::testing::{Answer, FakeMetrics, FakeTarget};
 use wakala_core::{
-    Approval, Clock, Playbook, Record, RunHandle, RunReport, Soak, Status, StepOutcome, Stop, Units, guard,
-    step, together,
+    Approval, Playbook, Record, RunHandle, RunReport, Soak, Status, StepOutcome, Stop, Units, guard, step,
+    together,
 };
 
 use crate::common::{
@@ -134,17 +134,8 @@ async fn an_attentive_step_is_stopped_and_not_failed() {
 /// Undo runs under its own scope: the request that ends the run does not end it.
 #[tokio::test]
 async fn an_undo_is_not_cancelled_by_the_request_that_asked_for_it() {
-    let bench = Bench::new();
-    let target = FakeTarget::new("api", 10).with_lead_time(MINUTE);
-    let playbook = playbook([step(scale_up(&target, 50))]);
-    let plan = bench.plan(&playbook).await.unwrap();
-    let (run, approval) = (RunHandle::new("run-1"), Approval::of(&plan, "ana"));
-    let stopper = async {
-        bench.clock.sleep(SECOND * 10).await;
-        target.fail_next(wakala_core::Error::new(wakala_core::ErrorKind::RateLimited, "set_desired", "429"));
-        run.stop(Stop::TakeBack);
-    };
-    let both = async { tokio::join!(bench.engine.run(&playbook, &plan, &approval, &run), stopper) };
-    let report = bench.drive(both).await.0.unwrap();
-    assert_eq!((report.status, target.size()), (Status::Compensated, Units(10)), "{report}");
+    let (bench, limit) = (Bench::new(), setting("limit").with_lead_time(MINUTE));
+    let attentive = Slow { step: limit.step("limit"), takes: SECOND, attentive: true };
+    let report = bench.run_and_stop(&playbook([step(attentive)]), SECOND * 10, Stop::TakeBack).await;
+    assert_eq!((report.status, limit.value(), limit.effects()), (Status::Compensated, 1, 2), "{report}");
 }

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use wakala_core::testing::{Fault, Faults, FaultyStore};
-use wakala_core::{Clock, MemoryStore, OnFailure, Record, RunStore, Status, StepOutcome};
+use wakala_core::testing::{FakeSetting, Fault, Faults, FaultyStore};
+use wakala_core::{
+    Clock, MemoryStore, OnFailure, Playbook, Record, RunStore, Status, StepOutcome, sequence, step, together,
+};
 
 use crate::world::{STEPS, World};
 
@@ -84,19 +86,26 @@ async fn a_record_that_cannot_be_written_ends_the_run() {
     }
 }
 
-/// A step side by side must not act on because it has not noticed.
+/// A step side by side must not act on because it has not noticed, also where the store is back at once.
 #[tokio::test]
 async fn siblings_stop_as_soon_as_the_journal_is_lost() {
     let world = World::new();
-    // Appends: the intents of floor and limit, then accepted, then floor in force; the next one fails, once.
+    let setting = |name| FakeSetting::new(name, 1, 2).with_lead_time(Duration::from_secs(30));
+    let (slow, after, other) = (setting("slow"), setting("after"), setting("other"));
+    let node = |setting: &FakeSetting<i32>, id| step(setting.step(id)).into();
+    let playbook = Playbook::builder("p")
+        .then(together([sequence([node(&slow, "slow"), node(&after, "after")]), node(&other, "other")]))
+        .build()
+        .unwrap();
+    // Slow's intent, slow accepted; then the intent of the other, which is lost.
     let faults = Faults::new().on("append", 3, Fault::RequestLost);
     let store = FaultyStore::new(MemoryStore::new(), &faults);
-    let playbook = world.playbook(OnFailure::KeepAndHold, "", &Faults::new());
     let report = world.run("siblings", &world.engine(Arc::new(store)), &playbook).await.unwrap();
     assert!(faults.reached());
-    assert_eq!(report.status, Status::Held);
-    assert_eq!((world.effects()["scale"], world.effects()["cache"]), (0, 0), "{report}");
-    assert_eq!(report.step("scale").unwrap().outcome, StepOutcome::NotBegun);
+    assert_eq!(report.status, Status::Held, "{report}");
+    assert_eq!((slow.value(), after.value(), other.value()), (2, 1, 1), "{report}");
+    assert_eq!(report.step("slow").unwrap().outcome, StepOutcome::Unverified);
+    assert_eq!(report.step("after").unwrap().outcome, StepOutcome::NotBegun);
 }
 
 #[tokio::test]
