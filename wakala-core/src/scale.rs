@@ -169,9 +169,12 @@ impl Setting for ScaleUp {
         written: &Size,
         current: &Versioned<Size>,
     ) -> Result<Undone> {
-        if current.value.owner().is_some() {
+        if let Some(owner) = current.value.owner() {
             // The owner knows the present load, the plan only that of its time.
-            return Ok(Undone::Nothing);
+            return Ok(Undone::NotOurs(format!(
+                "{} sets the size, now {}, and follows the load from there",
+                owner.name, current.value.size
+            )));
         }
         if current.value.size != written.size {
             return Ok(Undone::NotOurs(format!(

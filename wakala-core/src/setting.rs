@@ -250,6 +250,15 @@ impl<S: Setting> SettingStep<S> {
     }
 }
 
+/// A write that lost a race with an autonomic change had certainly no effect, and the next attempt judges anew.
+fn lost_race(error: Error, version: Option<&Version>) -> Error {
+    if error.kind() == ErrorKind::Conflict && version.is_some() && error.retry() == Retry::Never {
+        error.with_retry(Retry::Safe { after: None })
+    } else {
+        error
+    }
+}
+
 enum Position {
     AtPrior,
     Moved(String),
@@ -296,23 +305,18 @@ impl<S: Setting> PlaybookStep for SettingStep<S> {
     }
 
     async fn apply(&self, cx: &RunContext, plan: &StepPlan) -> Result<Applied> {
-        let current = self.setting.read(cx).await?;
+        // Nothing is written yet, so a read that failed is certainly without effect.
+        let current = self.setting.read(cx).await.map_err(|error| match error.retry() {
+            Retry::ObserveFirst => error.with_retry(Retry::Safe { after: None }),
+            _ => error,
+        })?;
         match self.judge(plan, &current.value)? {
             Position::AtTarget => Ok(Applied::NoChange),
             Position::Elsewhere(changes) => Err(drifted("apply", &self.id, &changes)),
             Position::AtPrior | Position::Moved(_) => {
                 let target = plan.target_as::<S::Value>()?;
-                self.setting.write(cx, &target, current.version.as_ref()).await.map_err(|error| {
-                    // A lost race with an autonomic change: certainly no effect, and the next attempt judges anew.
-                    if error.kind() == ErrorKind::Conflict
-                        && current.version.is_some()
-                        && error.retry() == Retry::Never
-                    {
-                        error.with_retry(Retry::Safe { after: None })
-                    } else {
-                        error
-                    }
-                })
+                let written = self.setting.write(cx, &target, current.version.as_ref()).await;
+                written.map_err(|error| lost_race(error, current.version.as_ref()))
             }
         }
     }
@@ -339,7 +343,8 @@ impl<S: Setting> PlaybookStep for SettingStep<S> {
             return Ok(Undone::Nothing);
         }
         if self.setting.is_ours(&prior, &written, &current.value) {
-            return self.setting.restore(cx, &prior, &written, &current).await;
+            let restored = self.setting.restore(cx, &prior, &written, &current).await;
+            return restored.map_err(|error| lost_race(error, current.version.as_ref()));
         }
         Ok(Undone::NotOurs(describe(&changes(&written, &current.value)?)))
     }

@@ -1,6 +1,9 @@
 //! The conformance checks pass on what the core itself ships, on the fakes and through the fault wrappers; and each of
 //! them fails on a thing that is broken in just that way.
 
+// Helpers unwrap as tests do.
+#![allow(clippy::unwrap_used)]
+
 use std::sync::Arc;
 use std::time::Duration;
 
