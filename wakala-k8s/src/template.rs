@@ -305,14 +305,15 @@ impl Setting for TemplateEnv {
         Ok(Convergence::Following(note))
     }
 
-    async fn changed(&self, cx: &RunContext, current: &EnvValues) -> Result<()> {
-        match &current.seen {
-            Some(seen) => tokio::select! {
-                changed = self.workload.next(cx, "changed", &seen.resource_version) => changed.map(|_| ()),
-                // A rollout that is stuck does not change, but what is known about the cause may.
-                slept = cx.sleep(LOOK_AGAIN) => slept,
-            },
-            None => Ok(()),
+    async fn changed(&self, cx: &RunContext, current: &EnvValues) -> Result<Versioned<EnvValues>> {
+        let Some(seen) = &current.seen else { return self.read(cx).await };
+        tokio::select! {
+            changed = self.workload.next(cx, "changed", &seen.resource_version) => self.values(changed?),
+            // A rollout that is stuck does not change, but what is known about the cause may.
+            slept = cx.sleep(LOOK_AGAIN) => {
+                slept?;
+                self.read(cx).await
+            }
         }
     }
 }

@@ -122,7 +122,7 @@ mod setting_step {
     use super::*;
 
     pub(super) fn case(wrap: impl FnOnce(FakeSetting<u32>) -> StepCase) -> StepCase {
-        let setting = FakeSetting::new("limit", 100, 10_000).with_lead_time(LEAD).strict();
+        let setting = FakeSetting::new("limit", 100, 10_000).with_lead_time(LEAD);
         let (world, meddler) = (setting.clone(), setting.clone());
         wrap(setting)
             .on(&ManualClock::default())

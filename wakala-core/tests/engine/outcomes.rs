@@ -255,7 +255,7 @@ async fn a_world_that_cannot_be_read_is_left_alone() {
 
 #[tokio::test]
 async fn drift_since_the_plan_is_left_alone() {
-    let (bench, limit) = (Bench::new(), setting("limit").strict());
+    let (bench, limit) = (Bench::new(), setting("limit"));
     let playbook = playbook([node(&limit, "limit")]);
     let plan = bench.plan(&playbook).await.unwrap();
     limit.meddle(7);
