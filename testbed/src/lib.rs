@@ -6,6 +6,7 @@
 //!
 //! | feature | servers |
 //! |---|---|
+//! | `aws` | moto behind a front of our own that follows the documented EKS API |
 //! | `kubernetes` | etcd, kube-apiserver, kube-controller-manager, kube-scheduler, simulated nodes |
 //!
 #![cfg_attr(
@@ -14,6 +15,8 @@
 )]
 #![cfg_attr(feature = "kubernetes", doc = "one that the tests of a binary share. Linux only.")]
 
+#[cfg(feature = "aws")]
+pub mod aws;
 mod error;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{GuardId, MetricQuery, MetricsSource, RunContext, Sample};
+use crate::{GuardId, MetricQuery, MetricsSource, RunContext, Sample, SharedTarget, Units};
 
 /// What a guard answers. Only [`Pass`](Verdict::Pass) lets a run go on for good.
 #[non_exhaustive]
@@ -207,6 +207,43 @@ impl Guard for MetricGuard {
     async fn evaluate(&self, cx: &RunContext) -> Verdict {
         match self.source.latest(cx, &self.query).await {
             Ok(sample) => self.judge(cx, sample.as_ref()),
+            Err(error) => Verdict::SourceError(error.chain()),
+        }
+    }
+}
+
+/// A guard that holds while a target has at least a size ready.
+#[derive(Clone, Debug)]
+pub struct ReadyGuard {
+    id: GuardId,
+    target: SharedTarget,
+    size: Units,
+}
+
+impl ReadyGuard {
+    /// Holds while `target` has at least `size` ready.
+    pub fn new(id: impl Into<GuardId>, target: SharedTarget, size: impl Into<Units>) -> Self {
+        Self { id: id.into(), target, size: size.into() }
+    }
+}
+
+#[async_trait]
+impl Guard for ReadyGuard {
+    fn id(&self) -> GuardId {
+        self.id.clone()
+    }
+
+    fn condition(&self) -> String {
+        format!("{} has at least {} ready", self.target.id(), self.size)
+    }
+
+    async fn evaluate(&self, cx: &RunContext) -> Verdict {
+        match self.target.observe(cx).await {
+            Ok(seen) if seen.ready >= self.size => Verdict::Pass(format!("{} ready", seen.ready)),
+            Ok(seen) => {
+                let problem = seen.problem.map(|problem| format!(": {problem}")).unwrap_or_default();
+                Verdict::Fail(format!("{} ready, must be at least {}{problem}", seen.ready, self.size))
+            }
             Err(error) => Verdict::SourceError(error.chain()),
         }
     }

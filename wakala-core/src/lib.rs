@@ -14,9 +14,13 @@ mod plan;
 mod playbook;
 mod scale;
 mod setting;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod step;
 mod store;
 mod target;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 #[cfg(any(feature = "testing", feature = "sim", test))]
 pub use clock::ManualClock;
@@ -27,8 +31,8 @@ pub use engine::{
 };
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use event::{ChannelObserver, Event, Notice, Observer, Silent, TracingObserver};
-pub use floor::{Autoscaler, AutoscalerState, RaiseFloor};
-pub use guard::{Guard, MetricGuard, Verdict};
+pub use floor::{Autoscaler, AutoscalerState, RaiseFloor, TruceGuard};
+pub use guard::{Guard, MetricGuard, ReadyGuard, Verdict};
 pub use ids::{GuardId, ResourceKey, RunId, StepId, TargetId, Version};
 pub use metrics::{Coverage, MetricQuery, MetricsSource, Sample, Unit};
 pub use notify::{LogNotifier, Notification, Notifier, NotifyStep, Severity};
@@ -37,6 +41,8 @@ pub use playbook::{
     Finding, FindingLevel, OnFailure, Part, Playbook, PlaybookBuilder, Preflight, Soak, SoakTiming, StepNode,
     StepPolicy, sequence, shared_step, step, together,
 };
+pub use secrecy::{ExposeSecret, SecretString};
+
 pub use scale::{ScaleUp, Size};
 pub use setting::{Convergence, Setting, SettingInfo, SettingStep, Versioned};
 pub use step::{

@@ -377,7 +377,9 @@ fn write_step(f: &mut fmt::Formatter<'_>, planned: &PlannedStep, indent: usize) 
 /// The finding that a guard's proof of life gives.
 pub(crate) fn liveness(soak: &StepId, guard: &str, verdict: &Verdict) -> Finding {
     match verdict {
-        alive if alive.is_alive() => Finding::ok(format!("guard {guard} of {soak} has data ({alive})")),
+        Verdict::Pass(now) | Verdict::Fail(now) => {
+            Finding::ok(format!("guard {guard} of {soak} has data; now {now}"))
+        }
         blind => {
             Finding::refusal(format!("guard {guard} of {soak} cannot guard ({blind}); mend its metric first"))
         }

@@ -392,8 +392,14 @@ impl PlaybookBuilder {
 
     /// Adds a check of the whole plan.
     #[must_use]
-    pub fn with_preflight(mut self, check: impl Preflight) -> Self {
-        self.preflight.push(Arc::new(check));
+    pub fn with_preflight(self, check: impl Preflight) -> Self {
+        self.with_shared_preflight(Arc::new(check))
+    }
+
+    /// Adds a check of the whole plan that others hold too.
+    #[must_use]
+    pub fn with_shared_preflight(mut self, check: Arc<dyn Preflight>) -> Self {
+        self.preflight.push(check);
         self
     }
 

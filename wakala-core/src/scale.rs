@@ -19,6 +19,7 @@ pub struct ScaleUp {
     target: SharedTarget,
     size: Units,
     expected: Duration,
+    floor_raised: bool,
 }
 
 /// The value of [`ScaleUp`] in a plan.
@@ -46,13 +47,20 @@ impl PartialEq for Size {
 impl ScaleUp {
     /// Scales `target` to at least `size`.
     pub fn to(target: SharedTarget, size: impl Into<Units>) -> Self {
-        Self { target, size: size.into(), expected: Duration::from_secs(120) }
+        Self { target, size: size.into(), expected: Duration::from_secs(120), floor_raised: false }
     }
 
     /// Says how long it takes until all of it is ready; two minutes as given.
     #[must_use]
     pub fn with_expected(mut self, expected: Duration) -> Self {
         self.expected = expected;
+        self
+    }
+
+    /// Says that an earlier step raises the floor of whatever owns the size, so that the plan need not warn of it.
+    #[must_use]
+    pub fn with_floor_raised(mut self) -> Self {
+        self.floor_raised = true;
         self
     }
 
@@ -123,8 +131,8 @@ impl Setting for ScaleUp {
 
     fn warnings(&self, current: &Size, desired: &Size) -> Vec<String> {
         match current.owner() {
-            Some(owner) if !owner.bounds.contains(desired.size) => vec![format!(
-                "{} keeps the size within {}: it takes {} back unless its bounds are moved first",
+            Some(owner) if !self.floor_raised && owner.bounds.min < desired.size => vec![format!(
+                "{} keeps the size within {} and takes {} back; raise its floor first",
                 owner.name, owner.bounds, desired.size
             )],
             _ => Vec::new(),

@@ -109,8 +109,13 @@ impl RunState {
         let Self { steps, ended, .. } = self;
         let mut at = |step: &StepId, change: &dyn Fn(&mut StepState)| {
             let state = steps.entry(step.clone()).or_default();
-            state.first_at.get_or_insert(entry.at);
-            state.last_at = Some(entry.at);
+            // How long a step took does not grow by taking it back later.
+            if state.undone.is_none()
+                && !matches!(entry.record, Record::Undone { .. } | Record::UndoFailed { .. })
+            {
+                state.first_at.get_or_insert(entry.at);
+                state.last_at = Some(entry.at);
+            }
             change(state);
         };
         match &entry.record {

@@ -167,8 +167,16 @@ impl Engine {
         let journal = Journal::new(self, run.id(), vec![first]);
         let interpreter = Interpreter::new(self, plan, nodes(playbook), journal, run);
         let report = interpreter.run(playbook.root()).await;
-        self.store.release(run.id()).await?;
-        Ok(report)
+        Ok(self.released(report).await)
+    }
+
+    /// Gives the run's resources back. A store that fails now must not cost the report of what was done.
+    async fn released(&self, mut report: RunReport) -> RunReport {
+        if let Err(error) = self.store.release(&report.run_id).await {
+            report.reason =
+                format!("{}; its resources could not be given back ({})", report.reason, error.chain());
+        }
+        report
     }
 
     /// Takes back what a finished run did, last step first. Idempotent: what is back already is left alone.
@@ -201,8 +209,7 @@ impl Engine {
         self.store.claim(run.id(), &plan.resources()).await?;
         let journal = Journal::new(self, run.id(), entries);
         let report = Interpreter::new(self, &plan, nodes, journal, run).revert(scope).await;
-        self.store.release(run.id()).await?;
-        Ok(report)
+        Ok(self.released(report).await)
     }
 
     /// What a run did and what is left of it, from its journal.

@@ -91,7 +91,7 @@ pub struct Residual {
     pub step: StepId,
     /// One line about the step.
     pub summary: String,
-    /// What differs, from before to now; for a failed step, to what it aimed at.
+    /// What differs, from before to now; for a failed step, to what it aimed at. Empty where `undo` says what is left.
     pub changes: Vec<Change>,
     /// Whether it certainly differs.
     pub certain: bool,
@@ -208,18 +208,13 @@ fn residual(planned: &PlannedStep, state: &StepState) -> Option<Residual> {
         return None;
     }
     let certain = state.verified && state.undone.is_none();
-    let undo = match (&state.undone, &state.undo_failed) {
-        (_, Some(failure)) => format!("by hand, since undo failed: {failure}"),
-        (Some(Undone::Deferred(what)), _) => format!("revert again later: {what}"),
-        _ => format!("revert ({})", step.reversibility),
+    let (changes, undo) = match (&state.undone, &state.undo_failed) {
+        (_, Some(failure)) => (step.changes.clone(), format!("by hand, since undo failed: {failure}")),
+        // Only the step knows which part is left.
+        (Some(Undone::Deferred(what)), _) => (Vec::new(), format!("revert again later: {what}")),
+        _ => (step.changes.clone(), format!("revert ({})", step.reversibility)),
     };
-    Some(Residual {
-        step: step.id.clone(),
-        summary: step.summary.clone(),
-        changes: step.changes.clone(),
-        certain,
-        undo,
-    })
+    Some(Residual { step: step.id.clone(), summary: step.summary.clone(), changes, certain, undo })
 }
 
 impl fmt::Display for RunReport {
@@ -246,7 +241,8 @@ impl fmt::Display for RunReport {
                         if *certain { "" } else { "  (not certain)" }
                     )?;
                 }
-                writeln!(f, "  {:width$}  undo: {undo}", "")?;
+                let step = if changes.is_empty() { step.as_str() } else { "" };
+                writeln!(f, "  {step:width$}  undo: {undo}")?;
             }
         }
         if !self.obligations.is_empty() {
