@@ -369,7 +369,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_cancelled_run_sends_no_write() {
-        let (cluster, _served) = scripted([]);
+        let (cluster, _served) = scripted(Vec::<(u16, Value)>::new());
         let cx = RunContext::detached();
         cx.cancellation().cancel();
         let workload = Workload::deployment(&cluster, "production", "api");
@@ -379,7 +379,7 @@ mod tests {
 
     #[tokio::test]
     async fn sizes_beyond_counting_are_refused() {
-        let (cluster, _served) = scripted([]);
+        let (cluster, _served) = scripted(Vec::<(u16, Value)>::new());
         let workload = Workload::deployment(&cluster, "production", "api");
         let cx = RunContext::detached();
         let error = workload.set_desired(&cx, Units(u32::MAX), ScaleOptions::default()).await.unwrap_err();

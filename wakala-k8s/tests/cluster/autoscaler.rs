@@ -8,9 +8,9 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 use wakala_core::{
     Autoscaler, Bounds, Engine, ErrorKind, Guard, Playbook, RaiseFloor, Retry, Revert, ScalableTarget,
-    ScalableTargetExt, ScaleOptions, ScaleUp, StepOutcome, Units, Verdict, step,
+    ScalableTargetExt, ScaleOptions, ScaleUp, StepOutcome, TruceGuard, Units, Verdict, step,
 };
-use wakala_k8s::{Cluster, HorizontalAutoscaler, TruceGuard, Workload};
+use wakala_k8s::{Cluster, HorizontalAutoscaler, Workload};
 use wakala_testbed::{self as bed, TestNamespace, horizontal_pod_autoscaler, wait_until};
 
 use crate::support::{MINUTE, cluster, cx, patch, replicas, run, scale_by_hand, succeeded, wait_ready};

@@ -4,6 +4,7 @@
 
 mod autoscaler;
 mod capacity;
+mod conformance;
 mod outage;
 mod permissions;
 mod problems;

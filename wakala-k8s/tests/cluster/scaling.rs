@@ -181,18 +181,6 @@ async fn changed_ends_with_the_run_and_with_the_object() {
 }
 
 #[tokio::test]
-async fn a_version_too_old_to_watch_from_is_no_obstacle() {
-    let (cluster, namespace) = cluster("expired").await;
-    namespace.create(&bed::Workload::new("api", 1).deployment()).await.unwrap();
-    let api = Workload::deployment(&cluster, namespace.name(), "api");
-    let seen = api.wait_ready(&cx(), Units(1), MINUTE).await.unwrap();
-    let ancient = seen.clone().with_version("1/1");
-    let now = api.changed(&cx(), &ancient).await.unwrap();
-    assert_eq!(now.version, seen.version);
-    namespace.delete().await.unwrap();
-}
-
-#[tokio::test]
 async fn a_stateful_sets_rollout_is_not_settled_before_its_end() {
     let (cluster, namespace) = cluster("rolling").await;
     namespace.create(&bed::Workload::new("redis", 3).stateful_set()).await.unwrap();
