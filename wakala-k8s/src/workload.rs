@@ -36,14 +36,14 @@ const SEEN_FOR: Duration = Duration::from_millis(100);
 /// How often a write is repeated that lost to a change of status. Each lost race is another write that was made.
 pub(crate) const RACES: u32 = 10;
 
-/// A Deployment or StatefulSet as a [`ScalableTarget`]. Cheap to clone.
+/// A Deployment or StatefulSet as a [`ScalableTarget`](wakala_core::ScalableTarget). Cheap to clone.
 ///
 /// The size is `spec.replicas`, read from the object and written through its scale subresource. It counts as settled
 /// when `kubectl rollout status` would be content and no surplus pod is left. A size outside of the bounds of the
 /// autoscaler that owns it is refused with `Conflict`: the autoscaler would take it back at once. Move its floor
 /// first, with [`RaiseFloor`](wakala_core::RaiseFloor) on a [`HorizontalAutoscaler`](crate::HorizontalAutoscaler).
 ///
-/// [`Observation::version`] holds while nobody changes the specification: pods that come and go, and the
+/// [`Observation::version`](wakala_core::Observation::version) holds while nobody changes the specification: pods that come and go, and the
 /// controller's notes about them, do not make it stale.
 #[derive(Clone)]
 pub struct Workload {
