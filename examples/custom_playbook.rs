@@ -31,7 +31,7 @@ struct JobQueue {
     backlog: Mutex<VecDeque<u64>>,
     workers: Mutex<Vec<JoinHandle<()>>>,
     jobs_per_second: AtomicU32,
-    archived: Mutex<Vec<u64>>,
+    archived: Mutex<Option<Vec<u64>>>,
 }
 
 impl JobQueue {
@@ -52,7 +52,8 @@ impl JobQueue {
 
     fn resize(self: &Arc<Self>, size: usize) {
         let mut workers = self.workers.lock().unwrap();
-        workers.drain(size.min(workers.len())..).for_each(|worker| worker.abort());
+        let kept = size.min(workers.len());
+        workers.drain(kept..).for_each(|worker| worker.abort());
         while workers.len() < size {
             let queue = Arc::clone(self);
             workers.push(tokio::spawn(async move {
@@ -175,20 +176,18 @@ impl PlaybookStep for ArchiveBacklog {
 
     async fn apply(&self, _: &RunContext, _: &StepPlan) -> Result<Applied> {
         let jobs = std::mem::take(&mut *self.0.backlog.lock().unwrap());
-        self.0.archived.lock().unwrap().extend(jobs);
+        // Also where there was nothing to set aside: it is done then.
+        self.0.archived.lock().unwrap().get_or_insert_default().extend(jobs);
         Ok(Applied::Changed)
     }
 
     async fn observe(&self, _: &RunContext, _: &StepPlan) -> Result<Observed> {
-        let archived = !self.0.archived.lock().unwrap().is_empty();
+        let archived = self.0.archived.lock().unwrap().is_some();
         Ok(if archived { Observed::AtTarget } else { Observed::AtPrior })
     }
 
     async fn undo(&self, _: &RunContext, _: &StepPlan) -> Result<Undone> {
-        let jobs = std::mem::take(&mut *self.0.archived.lock().unwrap());
-        if jobs.is_empty() {
-            return Ok(Undone::Nothing);
-        }
+        let Some(jobs) = self.0.archived.lock().unwrap().take() else { return Ok(Undone::Nothing) };
         self.0.backlog.lock().unwrap().extend(jobs);
         Ok(Undone::Restored)
     }

@@ -1,1 +1,134 @@
+//! The very same playbook against real systems.
 
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use wakala_aws::AwsConfig;
+use wakala_core::{
+    Approval, Clock as _, Engine, Plan, Revert, RunHandle, RunReport, Status, Stop, SystemClock,
+};
+use wakala_k8s::Cluster;
+use wakala_playbooks::rapid_scale::KubernetesEks;
+use wakala_playbooks::report::Page;
+
+use crate::Failure;
+use crate::args::{Args, Interrupt, LiveOptions};
+use crate::view::View;
+
+mod testbed;
+
+/// Where the playbook runs.
+struct Site {
+    production: KubernetesEks,
+    /// Keeps started servers alive.
+    _testbed: Option<testbed::Testbed>,
+}
+
+pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let options = &args.live_options;
+    let view = if args.json { View::silent() } else { View::of_stdout() };
+    let site = if options.testbed { testbed::start(&view).await? } else { connect(options).await? };
+
+    let clock = Arc::new(SystemClock::new());
+    view.set_origin(clock.now());
+    let engine = Engine::new().with_clock(clock).with_observer(Arc::new(view.clone()));
+    let playbook = args.parameters.playbook().playbook(&site.production)?;
+    let plan = engine.plan(&playbook).await?;
+    view.line(&format!("{plan}"));
+
+    let run = RunHandle::generate();
+    if !approved(args, &plan)? {
+        view.line("Not approved; nothing was changed.");
+        return Ok(ExitCode::FAILURE);
+    }
+    stop_on_ctrl_c(&run, options.on_interrupt, &view);
+    let approver = std::env::var("USER").unwrap_or_else(|_| "on-call".to_owned());
+    let mut report = engine.run(&playbook, &plan, &Approval::of(&plan, approver), &run).await?;
+    let status = report.status;
+    if options.revert && matches!(status, Status::Succeeded | Status::Held | Status::Stopped) {
+        view.line(&format!("\n{report}"));
+        report = engine.revert(&playbook, &run, Revert::Temporary).await?;
+    }
+    view.finish();
+    show(args, &plan, &report)?;
+    Ok(if status == Status::Succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn connect(options: &LiveOptions) -> Result<Site, Failure> {
+    let cluster = match &options.kubeconfig {
+        Some(path) => Cluster::from_kubeconfig(path, None).await?,
+        None => Cluster::infer().await?,
+    };
+    let mut aws = AwsConfig::new();
+    if let Some(url) = &options.aws_endpoint {
+        aws = aws.with_endpoint_url(url);
+    }
+    let aws = aws.load().await?;
+    let production =
+        KubernetesEks::new(&cluster, &options.namespace, &aws, &options.cluster, &options.node_group);
+    Ok(Site { production, _testbed: None })
+}
+
+/// Asks the person at the terminal. Without one, only `--yes` approves.
+fn approved(args: &Args, plan: &Plan) -> Result<bool, Failure> {
+    if let Some(refusal) = plan.refusals().next() {
+        return Err(format!("the preflight refused the plan: {}", refusal.text).into());
+    }
+    if args.live_options.yes {
+        return Ok(true);
+    }
+    if args.json || !std::io::stdin().is_terminal() {
+        return Err("nobody is there to approve the plan; read it, then add --yes".into());
+    }
+    print!("Type yes to approve this plan ({}): ", &plan.hash()[..12]);
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(answer.trim() == "yes")
+}
+
+fn stop_on_ctrl_c(run: &RunHandle, interrupt: Interrupt, view: &View) {
+    let (run, view) = (run.clone(), view.clone());
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            let (stop, what) = match interrupt {
+                Interrupt::Keep => (Stop::Keep, "kept"),
+                Interrupt::Revert => (Stop::TakeBack, "taken back"),
+            };
+            view.line(&format!("Ctrl-C: stopping after the call that is under way; what was done is {what}"));
+            run.stop(stop);
+        }
+    });
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    example: &'static str,
+    mode: &'static str,
+    plan_hash: String,
+    plan: &'a Plan,
+    run: &'a RunReport,
+}
+
+fn show(args: &Args, plan: &Plan, report: &RunReport) -> Result<(), Failure> {
+    if args.json {
+        let document =
+            Document { example: "traffic_spike", mode: "live", plan_hash: plan.hash(), plan, run: report };
+        println!("{}", serde_json::to_string(&document)?);
+        return Ok(());
+    }
+    println!("\n{report}");
+    if !args.no_page {
+        let page = Page::new("Traffic spike, live").with_run(report).with_plan(plan).render();
+        std::fs::write(&args.page, page)
+            .map_err(|error| format!("cannot write the page {}: {error}", args.page.display()))?;
+        println!("Page: {}", args.page.display());
+    }
+    Ok(())
+}
+
+/// How often the testbed's node group is looked at: its updates take seconds, not minutes.
+const TESTBED_POLL: Duration = Duration::from_millis(500);

@@ -20,6 +20,9 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// The p95 latency that clients are promised.
 pub(crate) const OBJECTIVE: Duration = SECOND;
 
+/// How long the last value of the trace goes on, so that what is left over can be taken back too.
+const AFTERMATH: Duration = Duration::from_secs(15 * 60);
+
 /// How one policy met the spike.
 #[derive(Debug)]
 pub(crate) struct Outcome {
@@ -70,10 +73,10 @@ impl Trace {
     }
 }
 
-/// Runs the whole trace under `policy`.
+/// Runs the whole trace, and a quarter of an hour more, under `policy`.
 pub(crate) async fn run(policy: Policy, args: &Args, view: &View) -> Result<Outcome> {
     let load = args.trace.load()?.with_noise(0.02);
-    let length = load.duration();
+    let length = load.duration() + AFTERMATH;
     let builder = World::production(args.seed).with_load(load);
     let world = if policy == Policy::None { builder.without_hpa() } else { builder }.build()?;
     let response = match policy {
@@ -113,7 +116,12 @@ async fn answer(world: &World, args: &Args, length: Duration, view: &View) -> Re
 
     calm(world, length).await?;
     view.line(&format!("{} the spike is over: taking back what was temporary", stamp(world.elapsed())));
-    let reverted = engine.revert(&playbook, &run, Revert::Temporary).await?;
+    let mut reverted = engine.revert(&playbook, &run, Revert::Temporary).await?;
+    // What would do harm now is left for later: nodes, until the autoscaler has taken their pods away.
+    while reverted.status == Status::Held && world.elapsed() < length {
+        clock.sleep(5 * MINUTE).await;
+        reverted = engine.revert(&playbook, &run, Revert::Temporary).await?;
+    }
     view.line(&format!("\n{reverted}"));
     Ok(Some(Response { alarm, plan, run: report, reverted }))
 }

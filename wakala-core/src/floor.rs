@@ -245,6 +245,10 @@ impl Guard for TruceGuard {
         format!("floor of the {} at least {}", self.autoscaler.id(), self.size)
     }
 
+    fn permissions(&self) -> Vec<Permission> {
+        self.autoscaler.permissions()
+    }
+
     async fn evaluate(&self, cx: &RunContext) -> Verdict {
         match self.autoscaler.observe(cx).await {
             Ok(None) => Verdict::Pass("nothing scales it by itself".to_owned()),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{GuardId, MetricQuery, MetricsSource, RunContext, Sample, SharedTarget, Units};
+use crate::{GuardId, MetricQuery, MetricsSource, Permission, RunContext, Sample, SharedTarget, Units};
 
 /// What a guard answers. Only [`Pass`](Verdict::Pass) lets a run go on for good.
 #[non_exhaustive]
@@ -59,6 +59,11 @@ pub trait Guard: Debug + Send + Sync + 'static {
     /// Judges now. Reads only. A source that fails is a verdict and not an error, so that it cannot be mistaken for
     /// the absence of trouble.
     async fn evaluate(&self, cx: &RunContext) -> Verdict;
+
+    /// What the providers must allow for judging. As given: nothing.
+    fn permissions(&self) -> Vec<Permission> {
+        Vec::new()
+    }
 }
 
 /// Begins a guard on a metric; [`below`](MetricCondition::below) or [`above`](MetricCondition::above) ends it.
@@ -235,6 +240,10 @@ impl Guard for ReadyGuard {
 
     fn condition(&self) -> String {
         format!("{} has at least {} ready", self.target.id(), self.size)
+    }
+
+    fn permissions(&self) -> Vec<Permission> {
+        self.target.permissions()
     }
 
     async fn evaluate(&self, cx: &RunContext) -> Verdict {

@@ -31,6 +31,7 @@ pub struct Plan {
     on_failure: OnFailure,
     outline: Outline,
     steps: Vec<PlannedStep>,
+    permissions: BTreeSet<Permission>,
     findings: Vec<Finding>,
 }
 
@@ -105,6 +106,12 @@ impl Plan {
         steps: Vec<PlannedStep>,
         findings: Vec<Finding>,
     ) -> Self {
+        let steps_need = steps.iter().flat_map(|planned| planned.step.permissions.iter().cloned());
+        let guards = playbook.soaks().into_iter().flat_map(|soak| &soak.guards);
+        let permissions = steps_need
+            .chain(guards.flat_map(|guard| guard.permissions()))
+            .chain(playbook.preflight().iter().flat_map(|check| check.permissions()))
+            .collect();
         Self {
             format: FORMAT,
             playbook: playbook.name().to_owned(),
@@ -114,6 +121,7 @@ impl Plan {
             on_failure: playbook.on_failure(),
             outline: Outline::of(playbook.root()),
             steps,
+            permissions,
             findings,
         }
     }
@@ -160,11 +168,9 @@ impl Plan {
         all.into_iter().collect()
     }
 
-    /// Everything that the providers must allow, each once.
+    /// Everything that the providers must allow for steps, guards and preflight, each once and in order.
     pub fn permissions(&self) -> Vec<Permission> {
-        let all: BTreeSet<_> =
-            self.steps.iter().flat_map(|planned| planned.step.permissions.iter().cloned()).collect();
-        all.into_iter().collect()
+        self.permissions.iter().cloned().collect()
     }
 
     /// Why the plan cannot be run; empty where it can.
@@ -302,10 +308,9 @@ impl fmt::Display for Plan {
                 writeln!(f, "  {finding}")?;
             }
         }
-        let permissions = self.permissions();
-        if !permissions.is_empty() {
+        if !self.permissions.is_empty() {
             writeln!(f, "\nNeeds permission for")?;
-            for permission in permissions {
+            for permission in &self.permissions {
                 writeln!(f, "  {permission}")?;
             }
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Guard, PlaybookStep, Result, RunContext, StepId, StepPlan};
+use crate::{Error, Guard, Permission, PlaybookStep, Result, RunContext, StepId, StepPlan};
 
 /// What a run does once a step has failed for good.
 #[non_exhaustive]
@@ -80,6 +80,11 @@ pub trait Preflight: Debug + Send + Sync + 'static {
     /// # Errors
     /// Where the world could not be asked; the plan then fails.
     async fn check(&self, cx: &RunContext, steps: &[StepPlan]) -> Result<Vec<Finding>>;
+
+    /// What the providers must allow for the check. As given: nothing.
+    fn permissions(&self) -> Vec<Permission> {
+        Vec::new()
+    }
 }
 
 /// A time to watch after a change: guards are asked again and again until samples cover the whole duration.

@@ -63,12 +63,12 @@ impl<'a> Interpreter<'a> {
     }
 
     pub(super) async fn revert(self, scope: Revert) -> RunReport {
-        let end = self
-            .take_back(
-                |policy| scope == Revert::Everything || policy.temporary.is_some(),
-                "taken back as asked",
-            )
-            .await;
+        let why = match scope {
+            Revert::Everything => "everything is taken back, as asked",
+            Revert::Temporary => "what was temporary is taken back, as asked",
+        };
+        let end =
+            self.take_back(|policy| scope == Revert::Everything || policy.temporary.is_some(), why).await;
         self.report(end).await
     }
 

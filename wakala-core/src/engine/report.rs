@@ -83,7 +83,7 @@ pub struct StepReport {
     pub took: Duration,
 }
 
-/// Something that is different from before the run.
+/// Something that the run changed and did not take back. Others may have changed it since.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Residual {
@@ -130,7 +130,7 @@ pub struct RunReport {
     pub ended_at: SystemTime,
     /// Every step of the plan.
     pub steps: Vec<StepReport>,
-    /// What is different from before.
+    /// What the run changed and did not take back.
     pub residuals: Vec<Residual>,
     /// What is still owed back.
     pub obligations: Vec<Obligation>,
@@ -232,7 +232,7 @@ impl fmt::Display for RunReport {
             )?;
         }
         if !self.residuals.is_empty() {
-            writeln!(f, "\nDifferent from before")?;
+            writeln!(f, "\nChanged and not taken back")?;
             for Residual { step, changes, certain, undo, .. } in &self.residuals {
                 for change in changes {
                     writeln!(

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The autoscaler of a workload, where it has one. From [`World::autoscaler`](super::World::autoscaler).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SimAutoscaler {
     pub(super) world: Arc<Shared>,
     pub(super) name: String,

@@ -19,7 +19,7 @@ use crate::{Finding, Preflight, ResourceKey, Result, RunContext, StepPlan};
 /// tightest link.
 ///
 /// Steps are known by their resources: those of this world's targets, autoscalers and settings.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct CapacityChain {
     pub(super) world: Arc<Shared>,
 }

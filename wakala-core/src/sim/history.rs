@@ -196,7 +196,61 @@ impl Summary {
     }
 }
 
+/// One frame that stands for several: rates are means, the latency is the worst, all else is as in the last of them.
+pub(super) fn merge(frames: &[Frame]) -> Option<Frame> {
+    let mut merged = frames.last()?.clone();
+    let mean = |of: &dyn Fn(&Frame) -> f64| round(frames.iter().map(of).sum::<f64>() / frames.len() as f64);
+    // `None` is less than any number.
+    let worst = |of: &dyn Fn(&Frame) -> Option<f64>| {
+        frames.iter().map(of).fold(None, |worst, next| if next > worst { next } else { worst })
+    };
+    merged.load = mean(&|frame| frame.load);
+    merged.capacity = mean(&|frame| frame.capacity);
+    merged.served = mean(&|frame| frame.served);
+    merged.failed = mean(&|frame| frame.failed);
+    merged.rejected = mean(&|frame| frame.rejected);
+    merged.latency_p95_seconds = worst(&|frame| frame.latency_p95_seconds);
+    let answered = merged.served + merged.failed;
+    merged.error_rate = (answered > 0.0).then(|| round(merged.failed / answered));
+    for (index, workload) in merged.workloads.iter_mut().enumerate() {
+        workload.load = mean(&|frame| frame.workloads[index].load);
+        workload.capacity = mean(&|frame| frame.workloads[index].capacity);
+        workload.cpu = mean(&|frame| frame.workloads[index].cpu);
+        workload.served = mean(&|frame| frame.workloads[index].served);
+        workload.failed = mean(&|frame| frame.workloads[index].failed);
+        workload.rejected = mean(&|frame| frame.workloads[index].rejected);
+        workload.latency_p95_seconds = worst(&|frame| frame.workloads[index].latency_p95_seconds);
+        workload.over_objective = frames.iter().any(|frame| frame.workloads[index].over_objective);
+    }
+    Some(merged)
+}
+
 /// Four decimals: enough for every chart, and short as JSON.
 pub(super) fn round(value: f64) -> f64 {
     (value * 10_000.0).round() / 10_000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::sim::{Load, World};
+
+    #[test]
+    fn merged_frames_keep_totals_and_the_worst() {
+        let minute = Duration::from_secs(60);
+        let load = Load::spike(500.0, 3000.0, minute, minute, minute).with_noise(0.1);
+        let world = World::production(1).with_load(load).build().unwrap();
+        world.pass(10 * minute);
+        let (all, few) = (world.history(), world.history_every(Duration::from_secs(15)));
+        assert_eq!((few.len(), few[0].second, few[1].second, few[40].second), (41, 0, 15, 600));
+        let total = |frames: &[super::Frame]| frames[1..].iter().map(|frame| frame.failed).sum::<f64>();
+        assert!(total(&all) > 1000.0 && (total(&all) - 15.0 * total(&few)).abs() < 1.0);
+        let worst = |frames: &[super::Frame]| {
+            frames.iter().filter_map(|frame| frame.latency_p95_seconds).fold(0.0, f64::max)
+        };
+        assert_eq!(worst(&all), worst(&few));
+        let text = serde_json::to_string(&few).unwrap();
+        assert_eq!(serde_json::from_str::<Vec<super::Frame>>(&text).unwrap(), few);
+    }
 }

@@ -42,7 +42,7 @@ const METRICS: [(&str, Unit); 12] = [
 /// | `replicas_desired`, `replicas_ready` | count | |
 /// | `database_connections`, `database_utilisation` | count, ratio | of the world |
 /// | `cache_connections`, `cache_hit_ratio` | count, ratio | of the world |
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SimMetrics {
     pub(super) world: Arc<Shared>,
 }

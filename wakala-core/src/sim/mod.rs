@@ -241,6 +241,16 @@ impl World {
         self.shared.state().frames.clone()
     }
 
+    /// The same in fewer frames, for charts: the start, and one for each `step` (at least a second) that is through.
+    ///
+    /// Rates are means over the step, the latency is the worst of it, all else is as at its end.
+    pub fn history_every(&self, step: Duration) -> Vec<Frame> {
+        let step = usize::try_from(step.as_secs()).unwrap_or(usize::MAX).max(1);
+        let state = self.shared.state();
+        let (start, rest) = state.frames.split_at(1);
+        start.iter().cloned().chain(rest.chunks_exact(step).filter_map(history::merge)).collect()
+    }
+
     /// What happened since the start: resizes, by whom ever, faults, things that got ready.
     pub fn log(&self) -> Vec<Occurrence> {
         self.shared.state().log.clone()

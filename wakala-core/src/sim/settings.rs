@@ -21,7 +21,7 @@ use crate::{
 /// Minimum and desired size are raised together, since a cluster autoscaler takes a desired size back that the pods of
 /// the moment do not need. Taking it back lowers the minimum; the desired size comes down with it only where the pods
 /// that there are still fit.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct NodePoolSetting {
     pub(super) world: Arc<Shared>,
     pub(super) name: String,
@@ -187,7 +187,7 @@ impl State {
 ///
 /// All of them change as one write, and that one is a rolling restart. Only the variables named are touched, read and
 /// put back.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct EnvironmentSetting {
     pub(super) world: Arc<Shared>,
     pub(super) name: String,

@@ -23,7 +23,7 @@ pub(super) fn permission(action: &str, subject: impl Into<String>) -> Permission
 /// The replicas of a workload. From [`World::target`](super::World::target).
 ///
 /// Preconditions hold against writes of the size, its own and its autoscaler's.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct WorkloadTarget {
     pub(super) world: Arc<Shared>,
     pub(super) name: String,
@@ -95,7 +95,7 @@ fn observe_workload(state: &State, name: &str, operation: &'static str) -> Resul
 ///
 /// A size outside of the pool's bounds is refused, as EKS does it; [`NodePoolSetting`](super::NodePoolSetting) moves
 /// the minimum too.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct NodePoolTarget {
     pub(super) world: Arc<Shared>,
     pub(super) name: String,

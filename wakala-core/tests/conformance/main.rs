@@ -38,7 +38,7 @@ mod broken_target;
 const LEAD: Duration = Duration::from_secs(90);
 
 fn bounds(min: u32, max: u32) -> Bounds {
-    Bounds::new(min, max).unwrap()
+    Bounds::new(min, max).expect("the tests give them in order")
 }
 
 mod fake_target {

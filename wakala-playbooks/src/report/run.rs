@@ -142,12 +142,12 @@ fn tell(outcome: &StepOutcome) -> (&'static str, &'static str, String) {
     }
 }
 
-/// What is different from before, and what is owed back.
+/// What was changed and not taken back, and what is owed back.
 pub(super) fn leftovers(run: &RunReport) -> Markup {
     let summary = |id| run.steps.iter().find(|step| step.id == id).map_or("", |step| &step.summary);
     html! {
         section id="left" {
-            h2 { "Different from before" }
+            h2 { "Changed and not taken back" }
             @if run.residuals.is_empty() {
                 p { "Nothing that this run knows of." }
             } @else {
