@@ -6,6 +6,7 @@
 //! | [`Workload`] | [`ScalableTarget`](wakala_core::ScalableTarget) | size of a Deployment or StatefulSet |
 //! | [`HorizontalAutoscaler`] | [`Autoscaler`](wakala_core::Autoscaler) | bounds of the HorizontalPodAutoscaler or KEDA ScaledObject that owns a workload |
 //! | [`TemplateEnv`] | [`Setting`](wakala_core::Setting) | environment variables, all of a run as one rollout |
+//! | [`ReadyNodes`] | reader | nodes that can take pods, for a node group of another provider |
 //! | [`SchedulableCapacity`] | [`Preflight`](wakala_core::Preflight) | room for the pods to come, quotas included |
 //! | [`rbac_roles`] | function | the least roles that a plan needs |
 //!

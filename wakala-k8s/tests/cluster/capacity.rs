@@ -1,10 +1,11 @@
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ResourceQuota, Toleration};
+use k8s_openapi::api::core::v1::{Node, ResourceQuota, Toleration};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::Api;
 use serde_json::json;
 use tokio::sync::{Mutex, MutexGuard};
-use wakala_core::{Finding, FindingLevel, Preflight};
-use wakala_k8s::{Cluster, ExpectedNodes, SchedulableCapacity, Workload};
+use wakala_core::{Finding, FindingLevel, Preflight, Units};
+use wakala_k8s::{Cluster, ExpectedNodes, ReadyNodes, SchedulableCapacity, Workload};
 use wakala_testbed::{self as bed, TestNamespace, wait_until};
 
 use crate::support::{MINUTE, SMALL, connect, cx, own, wait_ready};
@@ -158,5 +159,20 @@ async fn where_nothing_grows_nothing_is_asked() {
     let api = Workload::deployment(&cluster, namespace.name(), "api");
     let found = findings(SchedulableCapacity::of(&cluster).with_growth(&api, 2)).await;
     assert_eq!(found, [Finding::ok("no pods are added")]);
+    clear(namespace).await;
+}
+
+#[tokio::test]
+async fn nodes_count_while_they_take_pods() {
+    let (_guard, cluster, namespace) = small_nodes("counted").await;
+    let nodes = ReadyNodes::with_label(&cluster, "role", SMALL);
+    assert_eq!(nodes.count(&cx()).await.unwrap(), Units(2));
+    let api = Api::<Node>::all(cluster.client().clone());
+    let name = format!("{SMALL}-0");
+    api.cordon(&name).await.unwrap();
+    assert_eq!(nodes.count(&cx()).await.unwrap(), Units(1));
+    api.uncordon(&name).await.unwrap();
+    assert_eq!(nodes.count(&cx()).await.unwrap(), Units(2));
+    assert_eq!(ReadyNodes::with_label(&cluster, "role", "moon").count(&cx()).await.unwrap(), Units(0));
     clear(namespace).await;
 }
