@@ -163,16 +163,14 @@ impl NodeGroup {
     /// The group as it is now; `handle` is the update that the caller began.
     ///
     /// # Errors
-    /// The failure of that update, final. `Unavailable` where EKS contradicts itself for the moment.
+    /// `Unavailable` where EKS contradicts itself for the moment; otherwise what AWS says.
     pub(crate) async fn see(&self, handle: Option<&str>) -> Result<Seen> {
         // The update before the group: one that is done by now has changed the group that is read next.
         let own = match handle {
             Some(id) => Some(self.update(id).await?),
             None => None,
         };
-        if let Some(failure) = own.as_ref().and_then(Update::failure) {
-            return Err(failure.on(&self.subject));
-        }
+        let failure = own.as_ref().and_then(Update::failure).map(|failure| failure.on(&self.subject));
         let own = own.filter(Update::is_in_progress);
         // An update may end between the two looks, so what is found at first may be nothing.
         for _ in 0..3 {
@@ -187,6 +185,7 @@ impl NodeGroup {
             } else if seen.status == NodegroupStatus::Updating {
                 continue;
             }
+            seen.failure = failure;
             return Ok(seen);
         }
         Err(Error::new(
@@ -220,6 +219,7 @@ impl NodeGroup {
             status: group.status.ok_or_else(|| call.puzzled("the answer holds no status"))?,
             problem: (!issues.is_empty()).then(|| issues.join("; ")),
             update: None,
+            failure: None,
         })
     }
 
@@ -330,7 +330,7 @@ impl NodeGroup {
 }
 
 /// A node group at one moment.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Seen {
     arn: Option<String>,
     /// What was asked for last: what the group has, or will have once the update in progress is done.
@@ -340,6 +340,8 @@ pub(crate) struct Seen {
     problem: Option<String>,
     /// The update in progress.
     update: Option<Update>,
+    /// Why the update that the caller began will never take effect.
+    failure: Option<Error>,
 }
 
 impl Seen {
