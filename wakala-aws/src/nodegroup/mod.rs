@@ -1,6 +1,7 @@
 //! EKS managed node groups.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ mod readiness;
 mod sizes;
 mod step;
 mod target;
+#[cfg(test)]
+mod tests;
 mod update;
 
 pub use readiness::NodeReadiness;
@@ -38,7 +41,7 @@ const POLL: Duration = Duration::from_secs(15);
 ///
 /// While an update is in progress EKS still shows the sizes from before it. Everything here speaks of the sizes that
 /// were **asked for last**, so an update in progress counts as written and not yet settled.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct NodeGroup {
     client: Client,
     region: Arc<str>,
@@ -49,6 +52,23 @@ pub struct NodeGroup {
     poll: Duration,
     busy_pause: Duration,
     raising_min: bool,
+}
+
+// The client's own form is pages long.
+impl fmt::Debug for NodeGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { client: _, region, cluster, name, subject: _, readiness, poll, busy_pause, raising_min } =
+            self;
+        f.debug_struct("NodeGroup")
+            .field("region", region)
+            .field("cluster", cluster)
+            .field("name", name)
+            .field("readiness", readiness)
+            .field("poll", poll)
+            .field("busy_pause", busy_pause)
+            .field("raising_min", raising_min)
+            .finish_non_exhaustive()
+    }
 }
 
 impl NodeGroup {
@@ -167,7 +187,7 @@ impl NodeGroup {
     pub(crate) async fn see(&self, handle: Option<&str>) -> Result<Seen> {
         // The update before the group: one that is done by now has changed the group that is read next.
         let own = match handle {
-            Some(id) => Some(self.update(id).await?),
+            Some(id) => Some(self.known_update(id).await?),
             None => None,
         };
         let failure = own.as_ref().and_then(Update::failure).map(|failure| failure.on(&self.subject));
@@ -230,6 +250,17 @@ impl NodeGroup {
         // Without the group's name EKS looks among the cluster's own updates and finds nothing.
         let answer = request.nodegroup_name(&*self.name).send().await.map_err(|error| call.failed(error))?;
         answer.update.and_then(Update::read).ok_or_else(|| call.puzzled("the answer holds no update"))
+    }
+
+    /// An update that EKS has accepted, so that not to know it passes as long as its group is there.
+    async fn known_update(&self, id: &str) -> Result<Update> {
+        match self.update(id).await {
+            Err(unknown) if unknown.kind() == ErrorKind::NotFound => {
+                self.describe().await?;
+                Err(unknown.with_retry(Retry::Safe { after: None }))
+            }
+            answer => answer,
+        }
     }
 
     /// The one update that can be in progress.
@@ -297,7 +328,7 @@ impl NodeGroup {
     /// Returns once the update has taken effect.
     async fn finished(&self, cx: &RunContext, id: &str) -> Result<()> {
         loop {
-            let update = self.update(id).await?;
+            let update = self.known_update(id).await?;
             if let Some(failure) = update.failure() {
                 return Err(failure.on(&self.subject));
             }

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use wakala_aws::{AwsConfig, NodeGroup, NodeGroupSize};
-use wakala_core::{ErrorKind, Record, Retry, RunContext, ScalableTarget as _, SecretString, Status, step};
+use wakala_core::{
+    ErrorKind, Record, Retry, RunContext, ScalableTarget as _, ScaleOptions, SecretString, Status, Units,
+    step,
+};
 use wakala_testbed::aws::{Fault, HealthIssue, Operation, UpdateOutcome};
 
 use crate::rig::{POLL, Rig, Run, config};
@@ -194,4 +197,27 @@ async fn an_endpoint_that_is_not_there_was_certainly_not_asked() {
     assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::Safe { after: None }));
     assert!(error.chain().contains("AWS cannot be reached"), "{}", error.chain());
     assert!(error.chain().contains("onnection refused"), "{}", error.chain());
+}
+
+#[tokio::test]
+async fn nobody_below_the_engine_repeats_and_a_lost_write_may_have_happened() {
+    let rig = Rig::start().await;
+    let (group, cx) = (rig.group(), RunContext::detached());
+    rig.endpoint.inject(Operation::DescribeNodegroup, Fault::server_error());
+    let error = group.observe(&cx).await.unwrap_err();
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::Safe { after: None }));
+    assert_eq!(rig.endpoint.calls_of(Operation::DescribeNodegroup).len(), 1);
+
+    let cases = [
+        (Fault::server_error(), ErrorKind::Unavailable, Retry::ObserveFirst),
+        (Fault::dropped_connection(), ErrorKind::Unavailable, Retry::ObserveFirst),
+        (Fault::throttled(), ErrorKind::RateLimited, Retry::Safe { after: None }),
+        (Fault::access_denied(), ErrorKind::Denied, Retry::Never),
+    ];
+    for (calls, (fault, kind, retry)) in (1..).zip(cases) {
+        rig.endpoint.inject(UPDATE, fault);
+        let error = group.set_desired(&cx, Units(30), ScaleOptions::default()).await.unwrap_err();
+        assert_eq!((error.kind(), error.retry()), (kind, retry), "{error:?}");
+        assert_eq!(rig.updates().len(), calls, "{error:?}");
+    }
 }
