@@ -143,7 +143,7 @@ async fn a_failed_update_ends_the_step_with_its_reason() {
 #[tokio::test]
 async fn an_update_that_fails_after_its_answer_was_lost_is_found_too() {
     let rig = Rig::start().await;
-    rig.endpoint.set_update_duration(Duration::from_millis(2000));
+    rig.endpoint.set_update_duration(Duration::from_secs(3));
     rig.endpoint.script_update(no_addresses());
     rig.endpoint.inject(UPDATE, Fault::dropped_connection().after_effect());
     let run = rig.run_to_30().await;

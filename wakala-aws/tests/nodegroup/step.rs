@@ -14,6 +14,7 @@ use crate::rig::{Rig, connect, outcome, until};
 #[tokio::test]
 async fn raises_min_with_desired_and_follows_the_update_to_ready_nodes() {
     let mut rig = Rig::start().await;
+    rig.endpoint.set_update_duration(Duration::from_secs(1));
     let (observer, mut events) = ChannelObserver::new();
     rig.engine = Engine::new().with_observer(Arc::new(observer));
     let run = rig.run_to_30().await;
@@ -202,7 +203,7 @@ async fn a_group_on_its_way_out_is_refused() {
 #[tokio::test]
 async fn somebody_elses_update_is_waited_for() {
     let rig = Rig::start().await;
-    rig.endpoint.set_update_duration(Duration::from_millis(700));
+    rig.endpoint.set_update_duration(Duration::from_secs(2));
     let label = rig.label_update().await;
     rig.endpoint.set_update_duration(Duration::from_millis(100));
     let run = rig.run_to_30().await;

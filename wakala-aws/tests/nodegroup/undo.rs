@@ -1,10 +1,12 @@
 //! Taking it back, as far as that does no harm.
 
+use std::time::Duration;
+
 use wakala_aws::NodeGroupSize;
-use wakala_core::{ErrorKind, Status, StepOutcome};
+use wakala_core::{ErrorKind, RunHandle, RunReport, Status, StepOutcome, Stop};
 use wakala_testbed::aws::{Fault, Operation, UpdateOutcome};
 
-use crate::rig::{Rig, outcome};
+use crate::rig::{Rig, outcome, until};
 
 #[tokio::test]
 async fn min_goes_back_and_desired_is_left_to_whoever_drains() {
@@ -103,4 +105,40 @@ async fn an_undo_whose_update_fails_says_so_and_can_be_repeated() {
     let report = rig.revert(&run).await;
     assert_eq!(report.status, Status::Compensated, "{report}");
     assert_eq!(rig.sizes().await, (2, 10, 50));
+}
+
+/// Stops the run and has it taken back while its update is in progress.
+async fn stopped_midway(rig: &Rig) -> RunReport {
+    rig.endpoint.set_update_duration(Duration::from_secs(2));
+    let handle = RunHandle::generate();
+    let run = rig.run_as(NodeGroupSize::at_least(rig.group(), 30).shrinking_on_undo(), handle.clone());
+    let stop = async {
+        until("the update has begun", || async {
+            !rig.endpoint.calls_of(Operation::DescribeUpdate).is_empty()
+        })
+        .await;
+        rig.endpoint.set_update_duration(Duration::from_millis(100));
+        handle.stop(Stop::TakeBack);
+    };
+    tokio::join!(run, stop).0.report
+}
+
+#[tokio::test]
+async fn undo_waits_for_the_update_that_is_in_progress() {
+    let rig = Rig::start().await;
+    let report = stopped_midway(&rig).await;
+    assert_eq!(report.status, Status::Compensated, "{report}");
+    assert_eq!(rig.sizes().await, (2, 10, 50));
+    assert_eq!(rig.asked(), [(Some(30), Some(30), None), (Some(2), Some(10), None)]);
+}
+
+#[tokio::test]
+async fn an_update_that_failed_after_all_needs_no_undo() {
+    let rig = Rig::start().await;
+    rig.endpoint
+        .script_update(UpdateOutcome::Failed { code: "Unknown".to_owned(), message: "no".to_owned() });
+    let report = stopped_midway(&rig).await;
+    assert_eq!(report.status, Status::Compensated, "{report}");
+    assert_eq!(rig.sizes().await, (2, 10, 50));
+    assert_eq!(rig.updates().len(), 1);
 }
