@@ -1,5 +1,6 @@
 //! Where AWS is and who calls it: the one place that builds an SDK configuration.
 
+use std::fmt;
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
@@ -109,8 +110,15 @@ impl AwsConfig {
     /// Reads the environment and the profile. Credentials are looked for at the first call.
     ///
     /// # Errors
-    /// `InvalidConfig` where no region is set anywhere.
+    /// `InvalidConfig` where no region is set anywhere, or where the endpoint is not a URL.
     pub async fn load(self) -> Result<Aws> {
+        let refuse = |message: String| Err(Error::invalid("load", message).on("AWS configuration"));
+        if let Some(url) = &self.endpoint_url
+            && !url.starts_with("http://")
+            && !url.starts_with("https://")
+        {
+            return refuse(format!("the endpoint {url} is no URL; begin it with https://"));
+        }
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .operation_attempt_timeout(self.call_timeout)
@@ -141,20 +149,25 @@ impl AwsConfig {
         }
         let sdk = loader.load().await;
         if sdk.region().is_none_or(|region| region.as_ref().is_empty()) {
-            return Err(Error::invalid(
-                "load",
-                "no region is set; set AWS_REGION, or a region in the profile, or with_region",
-            )
-            .on("AWS configuration"));
+            return refuse(
+                "no region is set; set AWS_REGION, or a region in the profile, or with_region".to_owned(),
+            );
         }
         Ok(Aws { sdk })
     }
 }
 
 /// AWS in one region, as one caller. Clones share connections.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Aws {
     sdk: SdkConfig,
+}
+
+// The SDK's own form is pages long.
+impl fmt::Debug for Aws {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Aws").field("region", &self.region()).finish_non_exhaustive()
+    }
 }
 
 impl Aws {
@@ -165,5 +178,30 @@ impl Aws {
 
     pub(crate) fn eks(&self) -> aws_sdk_eks::Client {
         aws_sdk_eks::Client::new(&self.sdk)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_endpoint_that_is_no_url_is_refused_at_once() {
+        let error = AwsConfig::new().with_endpoint_url("localhost:5000").load().await.unwrap_err();
+        assert!(error.chain().contains("the endpoint localhost:5000 is no URL"), "{}", error.chain());
+    }
+
+    #[tokio::test]
+    async fn secrets_are_never_shown() {
+        let config = AwsConfig::new().with_region("eu-west-1").with_session_credentials(
+            "AKIA",
+            SecretString::from("hunter2"),
+            SecretString::from("hunter3"),
+        );
+        let before = format!("{config:?}");
+        let aws = config.load().await.unwrap();
+        let after = format!("{aws:?} {:?}", crate::NodeGroup::new(&aws, "prod", "api"));
+        assert!(before.contains("AKIA") && after.contains("eu-west-1"));
+        assert!(!before.contains("hunter") && !after.contains("hunter"), "{before} {after}");
     }
 }

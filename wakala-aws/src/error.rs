@@ -124,7 +124,7 @@ impl Call<'_> {
         } else if timed_out {
             (ErrorKind::DeadlineExceeded, self.if_lost(), "no answer in time")
         } else {
-            (ErrorKind::Unavailable, self.if_lost(), "the connection was lost")
+            (ErrorKind::Unavailable, self.if_lost(), "no connection to AWS, or it was lost")
         };
         self.error(kind, retry, message).with_source(source)
     }

@@ -90,8 +90,7 @@ impl Setting for ScaleUp {
     }
 
     async fn read(&self, cx: &RunContext) -> Result<Versioned<Size>> {
-        let seen = self.target.observe(cx).await?;
-        Ok(Versioned::at(Size { size: seen.desired, seen: Some(seen.clone()) }, seen.version))
+        self.target.observe(cx).await.map(size_of)
     }
 
     async fn write(&self, cx: &RunContext, value: &Size, expected: Option<&Version>) -> Result<Applied> {
@@ -123,6 +122,11 @@ impl Setting for ScaleUp {
             ));
         }
         Ok(Size { size, seen: None })
+    }
+
+    fn tolerates(&self, _: &Size, _: &Size) -> bool {
+        // Autoscalers move sizes all the time, and at least so much is wanted from any of them.
+        true
     }
 
     fn satisfies(&self, current: &Size, target: &Size) -> bool {
@@ -157,9 +161,9 @@ impl Setting for ScaleUp {
         Ok(Convergence::Following(note(&seen, self.size)))
     }
 
-    async fn changed(&self, cx: &RunContext, current: &Size) -> Result<()> {
+    async fn changed(&self, cx: &RunContext, current: &Size) -> Result<Versioned<Size>> {
         let seen = self.seen(cx, current).await?;
-        self.target.changed(cx, &seen).await.map(|_| ())
+        self.target.changed(cx, &seen).await.map(size_of)
     }
 
     async fn restore(
@@ -169,9 +173,12 @@ impl Setting for ScaleUp {
         written: &Size,
         current: &Versioned<Size>,
     ) -> Result<Undone> {
-        if current.value.owner().is_some() {
+        if let Some(owner) = current.value.owner() {
             // The owner knows the present load, the plan only that of its time.
-            return Ok(Undone::Nothing);
+            return Ok(Undone::NotOurs(format!(
+                "{} sets the size, now {}, and follows the load from there",
+                owner.name, current.value.size
+            )));
         }
         if current.value.size != written.size {
             return Ok(Undone::NotOurs(format!(
@@ -182,6 +189,11 @@ impl Setting for ScaleUp {
         self.write(cx, prior, current.version.as_ref()).await?;
         Ok(Undone::Restored)
     }
+}
+
+fn size_of(seen: Observation) -> Versioned<Size> {
+    let version = seen.version.clone();
+    Versioned::at(Size { size: seen.desired, seen: Some(seen) }, version)
 }
 
 fn note(seen: &Observation, size: Units) -> String {

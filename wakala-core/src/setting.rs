@@ -145,6 +145,16 @@ pub trait Setting: Debug + Send + Sync + 'static {
         current == target
     }
 
+    /// Whether the value may go from `prior` to `current` between plan and effect without a person looking again. As
+    /// given: never.
+    ///
+    /// For what moves by itself, such as a size that an autoscaler sets; and only where the same target still follows
+    /// from `current`. Undo restores `prior`.
+    fn tolerates(&self, prior: &Self::Value, current: &Self::Value) -> bool {
+        let _ = (prior, current);
+        false
+    }
+
     /// Whether `current` is of the step's making, so that undo may replace it. As given: where it
     /// [satisfies](Self::satisfies) what was written.
     fn is_ours(&self, prior: &Self::Value, written: &Self::Value, current: &Self::Value) -> bool {
@@ -176,13 +186,17 @@ pub trait Setting: Debug + Send + Sync + 'static {
         Ok(Convergence::Converged)
     }
 
-    /// Returns once [`convergence`](Self::convergence) may answer differently, or earlier. As given: after a second.
+    /// The value once it, or [`convergence`](Self::convergence), may differ from `current`, or earlier; reads only.
+    ///
+    /// As given it is read again after a second. A provider that can watch should, so that the run knows of the end
+    /// when it happens.
     ///
     /// # Errors
     /// `Cancelled` and `DeadlineExceeded` from the context; what the provider says.
-    async fn changed(&self, cx: &RunContext, current: &Self::Value) -> Result<()> {
+    async fn changed(&self, cx: &RunContext, current: &Self::Value) -> Result<Versioned<Self::Value>> {
         let _ = current;
-        cx.sleep(Duration::from_secs(1)).await
+        cx.sleep(Duration::from_secs(1)).await?;
+        self.read(cx).await
     }
 
     /// Puts `prior` back where `current` [is ours](Self::is_ours). As given: writes it.
@@ -204,8 +218,9 @@ pub trait Setting: Debug + Send + Sync + 'static {
 
 /// The step that brings a [`Setting`] to its desired value.
 ///
-/// A value that moved between plan and apply is inside of what was approved as long as the setting still wants the
-/// same target from it: an autoscaler that went from 12 to 14 does not make "at least 50" wrong.
+/// A value that moved between plan and apply is inside of what was approved where the setting
+/// [tolerates](Setting::tolerates) that and still wants the same target: an autoscaler that went from 12 to 14 does not
+/// make "at least 50" wrong. Any other change is drift, and the step fails without effect.
 #[derive(Debug)]
 pub struct SettingStep<S> {
     id: StepId,
@@ -230,7 +245,9 @@ impl<S: Setting> SettingStep<S> {
             Position::AtTarget
         } else if *current == prior {
             Position::AtPrior
-        } else if self.setting.desired(current).is_ok_and(|desired| desired == target) {
+        } else if self.setting.tolerates(&prior, current)
+            && self.setting.desired(current).is_ok_and(|desired| desired == target)
+        {
             Position::Moved(describe(&changes(&prior, current)?))
         } else {
             Position::Elsewhere(changes(&prior, current)?)
@@ -250,10 +267,9 @@ impl<S: Setting> SettingStep<S> {
     }
 }
 
-/// Lets a write be tried again that lost a race with an autonomic change: it certainly had no effect, and the next
-/// attempt reads and judges anew.
-fn lost_race<T>(error: Error, read: &Versioned<T>) -> Error {
-    if error.kind() == ErrorKind::Conflict && read.version.is_some() && error.retry() == Retry::Never {
+/// A write that lost a race with an autonomic change had certainly no effect, and the next attempt judges anew.
+fn lost_race(error: Error, version: Option<&Version>) -> Error {
+    if error.kind() == ErrorKind::Conflict && version.is_some() && error.retry() == Retry::Never {
         error.with_retry(Retry::Safe { after: None })
     } else {
         error
@@ -306,14 +322,18 @@ impl<S: Setting> PlaybookStep for SettingStep<S> {
     }
 
     async fn apply(&self, cx: &RunContext, plan: &StepPlan) -> Result<Applied> {
-        let current = self.setting.read(cx).await?;
+        // Nothing is written yet, so a read that failed is certainly without effect.
+        let current = self.setting.read(cx).await.map_err(|error| match error.retry() {
+            Retry::ObserveFirst => error.with_retry(Retry::Safe { after: None }),
+            _ => error,
+        })?;
         match self.judge(plan, &current.value)? {
             Position::AtTarget => Ok(Applied::NoChange),
             Position::Elsewhere(changes) => Err(drifted("apply", &self.id, &changes)),
             Position::AtPrior | Position::Moved(_) => {
                 let target = plan.target_as::<S::Value>()?;
                 let written = self.setting.write(cx, &target, current.version.as_ref()).await;
-                written.map_err(|error| lost_race(error, &current))
+                written.map_err(|error| lost_race(error, current.version.as_ref()))
             }
         }
     }
@@ -324,10 +344,10 @@ impl<S: Setting> PlaybookStep for SettingStep<S> {
     }
 
     async fn settle(&self, cx: &RunContext, plan: &StepPlan) -> Result<Observed> {
+        let mut current = self.setting.read(cx).await?;
         loop {
-            let current = self.setting.read(cx).await?;
             match self.observe_value(cx, plan, &current.value).await? {
-                Observed::InProgress(_) => self.setting.changed(cx, &current.value).await?,
+                Observed::InProgress(_) => current = self.setting.changed(cx, &current.value).await?,
                 decided => return Ok(decided),
             }
         }
@@ -341,7 +361,7 @@ impl<S: Setting> PlaybookStep for SettingStep<S> {
         }
         if self.setting.is_ours(&prior, &written, &current.value) {
             let restored = self.setting.restore(cx, &prior, &written, &current).await;
-            return restored.map_err(|error| lost_race(error, &current));
+            return restored.map_err(|error| lost_race(error, current.version.as_ref()));
         }
         Ok(Undone::NotOurs(describe(&changes(&written, &current.value)?)))
     }

@@ -55,7 +55,18 @@ pub(crate) fn classify(error: kube::Error, operation: &'static str, subject: &st
         ),
         other => judge_transport(other, call),
     };
-    Error::new(kind, operation, message).on(subject).with_retry(retry).with_source(error)
+    let said_already = |status: &Status| message.contains(said(status).as_str());
+    let source: Option<Box<dyn StdError + Send + Sync>> = match error {
+        kube::Error::Api(status) if said_already(&status) => None,
+        // kube would show all fields of the status in its own text.
+        kube::Error::Api(status) => Some(status),
+        other => Some(other.into()),
+    };
+    let judged = Error::new(kind, operation, message).on(subject).with_retry(retry);
+    match source {
+        Some(source) => judged.with_source(source),
+        None => judged,
+    }
 }
 
 /// Whether the API server refused a watch because what it should start from is too old.
@@ -207,7 +218,7 @@ mod tests {
                 let error = judge(status(code, reason, "the server's words"), call);
                 assert_eq!((error.kind(), error.retry()), (kind, retry), "{code} {reason} {call:?}");
                 assert!(error.to_string().starts_with("op on deployment a/b: "), "{error}");
-                assert!(error.to_string().contains("the server's words"), "{error}");
+                assert_eq!(error.chain().matches("the server's words").count(), 1, "{}", error.chain());
             }
         }
     }
@@ -226,9 +237,10 @@ mod tests {
     fn a_missing_permission_is_named() {
         let message = "deployments.apps \"api\" is forbidden: User \"system:serviceaccount:ops:wakala\" cannot patch \
                        resource \"deployments/scale\" in API group \"apps\" in the namespace \"production\"";
-        let error = judge(status(403, "Forbidden", message), Call::Write).to_string();
+        let error = judge(status(403, "Forbidden", message), Call::Write);
+        assert!(error.chain().ends_with(&format!("{message}: Forbidden")), "{}", error.chain());
         assert_eq!(
-            error,
+            error.to_string(),
             "op on deployment a/b: system:serviceaccount:ops:wakala may not patch deployments/scale (API group apps) \
              in namespace production; grant it with a Role that allows patch on deployments/scale"
         );

@@ -74,7 +74,7 @@ impl ScalableTarget for Workload {
 
     async fn observe(&self, cx: &RunContext) -> Result<Observation> {
         const OPERATION: &str = "observe";
-        let (snapshot, owner) = futures::try_join!(self.snapshot(cx, OPERATION), self.owner(cx, OPERATION))?;
+        let (snapshot, owner) = self.snapshot_and_owner(cx, OPERATION).await?;
         let problem = self.problem(cx, &snapshot).await;
         Ok(self.observation(&snapshot, owner.as_ref()).with_problem(problem))
     }
@@ -145,6 +145,9 @@ impl ScalableTarget for Workload {
                 .with_retry(Retry::ObserveFirst)
                 .with_source(error)
         })?;
+        if !options.dry_run {
+            self.begin(cx, snapshot.ready, owner.as_ref());
+        }
         Ok(self.observation(&snapshot, owner.as_ref()))
     }
 
@@ -196,7 +199,10 @@ impl Workload {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::Value;
+    use wakala_core::ScalableTargetExt;
 
     use super::*;
     use crate::testing::scripted;
@@ -270,6 +276,28 @@ mod tests {
         let patch = format!("PATCH {ITEM}/scale?&fieldManager=wakala");
         assert_eq!(lines, [format!("GET {AUTOSCALERS}?"), patch, format!("GET {ITEM}")]);
         assert_eq!(asked[1].1, json!({"metadata": {"resourceVersion": "7"}, "spec": {"replicas": 50}}));
+    }
+
+    #[tokio::test]
+    async fn a_wait_opens_one_watch_and_asks_no_more() {
+        let starting = |version: &str, ready: u32| {
+            let (_, mut object) = deployment(version, 3, 3);
+            object["status"]["readyReplicas"] = json!(ready);
+            object["status"]["availableReplicas"] = json!(ready);
+            object
+        };
+        let event = |object: Value| format!("{}\n", json!({"type": "MODIFIED", "object": object}));
+        let events = event(starting("8", 2)) + &event(starting("9", 3));
+        let pods = json!({"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": []});
+        let answers = [starting("7", 1), autoscalers(&[]).1, pods].map(|body| body.to_string());
+        let (cluster, served) = scripted(answers.into_iter().chain([events]).map(|body| (200, body)));
+        let workload = Workload::deployment(&cluster, "production", "api");
+        let context = RunContext::detached();
+        let seen = workload.wait_ready(&context, Units(3), Duration::from_secs(5)).await.unwrap();
+        assert_eq!(seen.version, Some("9/3".into()));
+        assert_eq!(workload.observe(&context).await.unwrap(), seen, "what the watch just told needs no read");
+        let lines: Vec<_> = served.await.unwrap().into_iter().map(|asked| asked.line).collect();
+        assert!(lines.last().unwrap().contains("watch=true"), "{lines:?}");
     }
 
     #[tokio::test]
@@ -369,7 +397,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_cancelled_run_sends_no_write() {
-        let (cluster, _served) = scripted([]);
+        let (cluster, _served) = scripted(Vec::<(u16, Value)>::new());
         let cx = RunContext::detached();
         cx.cancellation().cancel();
         let workload = Workload::deployment(&cluster, "production", "api");
@@ -379,7 +407,7 @@ mod tests {
 
     #[tokio::test]
     async fn sizes_beyond_counting_are_refused() {
-        let (cluster, _served) = scripted([]);
+        let (cluster, _served) = scripted(Vec::<(u16, Value)>::new());
         let workload = Workload::deployment(&cluster, "production", "api");
         let cx = RunContext::detached();
         let error = workload.set_desired(&cx, Units(u32::MAX), ScaleOptions::default()).await.unwrap_err();

@@ -82,6 +82,17 @@ impl TemplateEnv {
         self
     }
 
+    /// Sets all of `variables`.
+    #[must_use]
+    pub fn with_variables<N, V>(mut self, variables: impl IntoIterator<Item = (N, V)>) -> Self
+    where
+        N: Into<String>,
+        V: Into<String>,
+    {
+        self.variables.extend(variables.into_iter().map(|(name, value)| (name.into(), value.into())));
+        self
+    }
+
     /// Names the container, where pods have several.
     #[must_use]
     pub fn with_container(mut self, name: impl Into<String>) -> Self {
@@ -250,7 +261,7 @@ impl Setting for TemplateEnv {
     }
 
     async fn read(&self, cx: &RunContext) -> Result<Versioned<EnvValues>> {
-        self.values(self.workload.snapshot(cx, "read").await?)
+        self.values(self.workload.latest(cx, "read").await?)
     }
 
     async fn write(&self, cx: &RunContext, value: &EnvValues, expected: Option<&Version>) -> Result<Applied> {
@@ -305,14 +316,15 @@ impl Setting for TemplateEnv {
         Ok(Convergence::Following(note))
     }
 
-    async fn changed(&self, cx: &RunContext, current: &EnvValues) -> Result<()> {
-        match &current.seen {
-            Some(seen) => tokio::select! {
-                changed = self.workload.next(cx, "changed", &seen.resource_version) => changed.map(|_| ()),
-                // A rollout that is stuck does not change, but what is known about the cause may.
-                slept = cx.sleep(LOOK_AGAIN) => slept,
-            },
-            None => Ok(()),
+    async fn changed(&self, cx: &RunContext, current: &EnvValues) -> Result<Versioned<EnvValues>> {
+        let Some(seen) = &current.seen else { return self.read(cx).await };
+        tokio::select! {
+            changed = self.workload.next(cx, "changed", &seen.resource_version) => self.values(changed?),
+            // A rollout that is stuck does not change, but what is known about the cause may.
+            slept = cx.sleep(LOOK_AGAIN) => {
+                slept?;
+                self.read(cx).await
+            }
         }
     }
 }

@@ -8,6 +8,21 @@ use tokio::task::JoinHandle;
 
 use crate::Cluster;
 
+/// Status and body.
+pub(crate) struct Answer(u16, String);
+
+impl From<(u16, Value)> for Answer {
+    fn from((code, body): (u16, Value)) -> Self {
+        Self(code, body.to_string())
+    }
+}
+
+impl From<(u16, String)> for Answer {
+    fn from((code, body): (u16, String)) -> Self {
+        Self(code, body)
+    }
+}
+
 /// What a server was asked.
 #[derive(Debug)]
 pub(crate) struct Asked {
@@ -18,12 +33,14 @@ pub(crate) struct Asked {
 }
 
 /// A cluster that answers so, in that order, and what it was asked once it has given all answers.
-pub(crate) fn scripted(answers: impl IntoIterator<Item = (u16, Value)>) -> (Cluster, JoinHandle<Vec<Asked>>) {
+pub(crate) fn scripted<A: Into<Answer>>(
+    answers: impl IntoIterator<Item = A>,
+) -> (Cluster, JoinHandle<Vec<Asked>>) {
     let (service, mut server) = tower_test::mock::pair::<http::Request<Body>, http::Response<Body>>();
-    let mut answers: VecDeque<_> = answers.into_iter().collect();
+    let mut answers: VecDeque<Answer> = answers.into_iter().map(Into::into).collect();
     let served = tokio::spawn(async move {
         let mut asked = Vec::new();
-        while let Some((code, body)) = answers.pop_front() {
+        while let Some(Answer(code, body)) = answers.pop_front() {
             let Some((request, respond)) = server.next_request().await else { break };
             let (head, content) = request.into_parts();
             let content = content.collect_bytes().await.expect("requests are in memory");
@@ -33,8 +50,7 @@ pub(crate) fn scripted(answers: impl IntoIterator<Item = (u16, Value)>) -> (Clus
                 content_type: content_type.unwrap_or_default().to_owned(),
                 body: serde_json::from_slice(&content).unwrap_or(Value::Null),
             });
-            let answer =
-                http::Response::builder().status(code).body(Body::from(body.to_string().into_bytes()));
+            let answer = http::Response::builder().status(code).body(Body::from(body.into_bytes()));
             respond.send_response(answer.expect("a status that exists"));
         }
         asked
@@ -44,5 +60,5 @@ pub(crate) fn scripted(answers: impl IntoIterator<Item = (u16, Value)>) -> (Clus
 
 /// A cluster that is never asked.
 pub(crate) fn cluster_of_nothing() -> Cluster {
-    scripted([]).0
+    scripted(Vec::<Answer>::new()).0
 }

@@ -1,7 +1,7 @@
 //! Deployments and StatefulSets: their size as a target, and what the other parts of this crate do to them.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
@@ -20,23 +20,30 @@ use crate::hpa::{self, Found};
 use crate::permissions::permit;
 use crate::problem::{of_pods, shorten};
 use crate::snapshot::{Rollout, Snapshot};
-use crate::watch::{Watched, next_change};
+use crate::watch::{Watch, Watched};
 
-/// Nobody is helped by looking at all pods more often than this while they start.
-const PROBLEM_EVERY: Duration = Duration::from_secs(2);
-const PROBLEM_EVERY_AT_MOST: Duration = Duration::from_secs(15);
+/// For how long pods that make no progress are left alone before somebody looks why.
+const PROBLEM_AFTER: Duration = Duration::from_secs(2);
+const PROBLEM_AFTER_AT_MOST: Duration = Duration::from_secs(15);
+
+/// How old the owner may be that an observation names while the workload is on its way. Listing autoscalers takes up to
+/// 100 ms on a busy API server, and the last ready pod would be known so much later.
+const OWNER_FOR: Duration = Duration::from_secs(10);
+
+/// How long what a watch has just told is as good as a read: about as long as a read takes on a busy API server.
+const SEEN_FOR: Duration = Duration::from_millis(100);
 
 /// How often a write is repeated that lost to a change of status. Each lost race is another write that was made.
 pub(crate) const RACES: u32 = 10;
 
-/// A Deployment or StatefulSet as a [`ScalableTarget`]. Cheap to clone.
+/// A Deployment or StatefulSet as a [`ScalableTarget`](wakala_core::ScalableTarget). Cheap to clone.
 ///
 /// The size is `spec.replicas`, read from the object and written through its scale subresource. It counts as settled
 /// when `kubectl rollout status` would be content and no surplus pod is left. A size outside of the bounds of the
 /// autoscaler that owns it is refused with `Conflict`: the autoscaler would take it back at once. Move its floor
 /// first, with [`RaiseFloor`](wakala_core::RaiseFloor) on a [`HorizontalAutoscaler`](crate::HorizontalAutoscaler).
 ///
-/// [`Observation::version`] holds while nobody changes the specification: pods that come and go, and the
+/// [`Observation::version`](wakala_core::Observation::version) holds while nobody changes the specification: pods that come and go, and the
 /// controller's notes about them, do not make it stale.
 #[derive(Clone)]
 pub struct Workload {
@@ -45,7 +52,8 @@ pub struct Workload {
     namespace: Arc<str>,
     name: Arc<str>,
     subject: Arc<str>,
-    problem: Arc<Mutex<Option<Problem>>>,
+    memory: Arc<Mutex<Memory>>,
+    watch: Arc<tokio::sync::Mutex<Option<Watch>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,10 +62,25 @@ enum Kind {
     StatefulSet,
 }
 
-/// What was found last, and when in the run's time.
-struct Problem {
+/// What was found on the way to a size, so that it need not be asked for at every pod that gets ready. Times are of the
+/// run's monotonic clock.
+#[derive(Default)]
+struct Memory {
+    owner: Option<(Duration, Option<Found>)>,
+    progress: Option<Progress>,
+    seen: Option<(Duration, Snapshot)>,
+}
+
+struct Progress {
+    ready: u32,
+    /// When pods were looked at, or when more of them were ready than before.
     looked: Duration,
-    text: Option<String>,
+    problem: Option<String>,
+}
+
+fn is_recent(now: Duration, then: Duration, limit: Duration) -> bool {
+    // A time that is yet to come is one of another run's clock.
+    now.checked_sub(then).is_some_and(|age| age < limit)
 }
 
 impl fmt::Debug for Workload {
@@ -94,7 +117,8 @@ impl Workload {
             subject: format!("{word} {namespace}/{name}").into(),
             namespace: namespace.into(),
             name: name.into(),
-            problem: Arc::new(Mutex::new(None)),
+            memory: Arc::default(),
+            watch: Arc::default(),
         }
     }
 
@@ -239,23 +263,60 @@ impl Workload {
         operation: &'static str,
         from: &str,
     ) -> Result<Snapshot> {
-        match self.kind {
-            Kind::Deployment => self.next_as::<Deployment>(cx, operation, from).await,
-            Kind::StatefulSet => self.next_as::<StatefulSet>(cx, operation, from).await,
+        // One watch serves all changes on the way to a size. Who finds it in use opens one of its own.
+        let mut shared = self.watch.try_lock().ok();
+        let mut own = None;
+        let watch = shared.as_deref_mut().unwrap_or(&mut own);
+        if !watch.as_ref().is_some_and(|watch| watch.is_at(from)) {
+            *watch = self.watch_from(cx, operation, from).await?;
         }
+        let watched = match watch {
+            Some(open) => open.next(cx, operation, &self.subject).await,
+            None => Ok(Watched::Lost),
+        };
+        let next = match watched {
+            Ok(Watched::Changed(next)) => *next,
+            Ok(Watched::Lost) => {
+                *watch = None;
+                self.snapshot(cx, operation).await?
+            }
+            Err(error) => {
+                *watch = None;
+                return Err(error);
+            }
+        };
+        if next.is_settled() {
+            *watch = None;
+        }
+        self.memory().seen = Some((cx.clock().monotonic(), next.clone()));
+        Ok(next)
     }
 
-    async fn next_as<K: Controller>(
+    async fn watch_from(
         &self,
         cx: &RunContext,
         operation: &'static str,
         from: &str,
-    ) -> Result<Snapshot> {
-        let api = self.cluster.namespaced::<K>(&self.namespace);
-        let object = (&api, &*self.name);
-        match next_change(&self.cluster, cx, operation, &self.subject, object, from).await? {
-            Watched::Changed(object) => Ok(object.into()),
-            Watched::Lost => self.snapshot(cx, operation).await,
+    ) -> Result<Option<Watch>> {
+        let (cluster, subject, name) = (&self.cluster, &*self.subject, &*self.name);
+        match self.kind {
+            Kind::Deployment => {
+                let api = cluster.namespaced::<Deployment>(&self.namespace);
+                Watch::open(cluster, cx, operation, subject, (&api, name), from).await
+            }
+            Kind::StatefulSet => {
+                let api = cluster.namespaced::<StatefulSet>(&self.namespace);
+                Watch::open(cluster, cx, operation, subject, (&api, name), from).await
+            }
+        }
+    }
+
+    /// The object now, or as [`next`](Self::next) told it a moment ago: who waits for changes looks after each of them.
+    pub(crate) async fn latest(&self, cx: &RunContext, operation: &'static str) -> Result<Snapshot> {
+        let seen = self.memory().seen.take();
+        match seen.filter(|(then, _)| is_recent(cx.clock().monotonic(), *then, SEEN_FOR)) {
+            Some((_, snapshot)) => Ok(snapshot),
+            None => self.snapshot(cx, operation).await,
         }
     }
 
@@ -264,28 +325,65 @@ impl Workload {
         hpa::find(self, cx, operation).await
     }
 
-    /// Why pods of a workload that lags are not ready. Looks at the pods only now and then, so that it may be asked
-    /// at every change; a look that fails is an answer too, and never an error.
-    pub(crate) async fn problem(&self, cx: &RunContext, seen: &Snapshot) -> Option<String> {
-        if !seen.is_lagging() {
-            return None;
-        }
+    /// The object with what sets its size by itself; on the way to a size, with what did so a moment ago.
+    pub(crate) async fn snapshot_and_owner(
+        &self,
+        cx: &RunContext,
+        operation: &'static str,
+    ) -> Result<(Snapshot, Option<Found>)> {
         let now = cx.clock().monotonic();
-        if let Some(last) = &*self.remembered()
-            && now.checked_sub(last.looked).is_some_and(|age| age < PROBLEM_EVERY)
-        {
-            return last.text.clone();
-        }
-        let text = match self.look_for_problem(cx, seen).await {
-            Ok(text) => text,
-            Err(error) => Some(format!("why pods are not ready cannot be told: {}", error.chain())),
+        let known = self.memory().owner.take().filter(|(then, _)| is_recent(now, *then, OWNER_FOR));
+        let (snapshot, listed, owner) = match known {
+            Some((listed, owner)) => (self.latest(cx, operation).await?, listed, owner),
+            None => {
+                let (snapshot, owner) =
+                    futures::try_join!(self.snapshot(cx, operation), self.owner(cx, operation))?;
+                (snapshot, now, owner)
+            }
         };
-        *self.remembered() = Some(Problem { looked: cx.clock().monotonic(), text: text.clone() });
-        text
+        if !snapshot.is_settled() {
+            self.memory().owner = Some((listed, owner.clone()));
+        }
+        Ok((snapshot, owner))
     }
 
-    fn remembered(&self) -> std::sync::MutexGuard<'_, Option<Problem>> {
-        self.problem.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Notes that a size was just written: its owner is known, and pods get a moment before anybody asks why they are
+    /// not ready.
+    pub(crate) fn begin(&self, cx: &RunContext, ready: u32, owner: Option<&Found>) {
+        let now = cx.clock().monotonic();
+        let mut memory = self.memory();
+        memory.owner = Some((now, owner.cloned()));
+        memory.progress = Some(Progress { ready, looked: now, problem: None });
+    }
+
+    /// Why pods of a workload that lags are not ready. Looks at the pods only where it is new or makes no progress, so
+    /// that it may be asked at every change; a look that fails is an answer too, and never an error.
+    pub(crate) async fn problem(&self, cx: &RunContext, seen: &Snapshot) -> Option<String> {
+        let now = cx.clock().monotonic();
+        if !seen.is_lagging() {
+            self.memory().progress = None;
+            return None;
+        }
+        if let Some(last) = &mut self.memory().progress {
+            if seen.ready > last.ready {
+                *last = Progress { ready: seen.ready, looked: now, problem: None };
+                return None;
+            }
+            if is_recent(now, last.looked, PROBLEM_AFTER) {
+                return last.problem.clone();
+            }
+        }
+        let problem = match self.look_for_problem(cx, seen).await {
+            Ok(problem) => problem,
+            Err(error) => Some(format!("why pods are not ready cannot be told: {}", error.chain())),
+        };
+        let looked = cx.clock().monotonic();
+        self.memory().progress = Some(Progress { ready: seen.ready, looked, problem: problem.clone() });
+        problem
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn look_for_problem(&self, cx: &RunContext, seen: &Snapshot) -> Result<Option<String>> {
@@ -299,7 +397,8 @@ impl Workload {
         }
         if let Ok(selector) = Selector::try_from(seen.selector.clone()) {
             let api = self.cluster.namespaced::<Pod>(&self.namespace);
-            let params = ListParams::default().labels_from(&selector);
+            // What the API server has at hand will do: a list that is certainly complete takes its time.
+            let params = ListParams::default().labels_from(&selector).match_any();
             let pods = self.cluster.read(cx, OPERATION, &self.subject, api.list(&params)).await?;
             problems.extend(of_pods(&pods.items, cx.clock().now()));
         }
@@ -310,7 +409,7 @@ impl Workload {
                 "involvedObject.kind=StatefulSet,involvedObject.name={},reason=FailedCreate",
                 self.name
             );
-            let params = ListParams::default().fields(&about);
+            let params = ListParams::default().fields(&about).match_any();
             let events = self.cluster.read(cx, OPERATION, &self.subject, api.list(&params)).await?.items;
             let newest = events.into_iter().max_by_key(|event| {
                 let last = event.last_timestamp.as_ref().map(|time| time.0);
@@ -342,7 +441,7 @@ impl Workload {
         cx: &RunContext,
         known: Option<&str>,
     ) -> Result<(Snapshot, Option<String>)> {
-        let mut pause = PROBLEM_EVERY;
+        let mut pause = PROBLEM_AFTER;
         loop {
             cx.sleep(pause).await?;
             let snapshot = self.snapshot(cx, "changed").await?;
@@ -350,7 +449,7 @@ impl Workload {
             if problem.as_deref() != known {
                 return Ok((snapshot, problem));
             }
-            pause = (pause * 2).min(PROBLEM_EVERY_AT_MOST);
+            pause = (pause * 2).min(PROBLEM_AFTER_AT_MOST);
         }
     }
 }

@@ -51,7 +51,11 @@ async fn main() -> Result<()> {
         let mut values: Vec<f64> = ratios.iter().map(value).collect();
         values.sort_by(f64::total_cmp);
         let middle = values.len() / 2;
-        if values.len().is_multiple_of(2) { f64::midpoint(values[middle - 1], values[middle]) } else { values[middle] }
+        if values.len().is_multiple_of(2) {
+            f64::midpoint(values[middle - 1], values[middle])
+        } else {
+            values[middle]
+        }
     };
     let round = |value: f64| (value * 1000.0).round() / 1000.0;
     println!(

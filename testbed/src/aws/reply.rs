@@ -29,12 +29,13 @@ pub(super) struct ApiError {
     status: StatusCode,
     code: String,
     message: String,
-    subject: Map<String, Value>,
+    // Not a map: the size of serde_json's depends on features that other crates of the build may set.
+    subject: Vec<(&'static str, String)>,
 }
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { status, code: code.into(), message: message.into(), subject: Map::new() }
+        Self { status, code: code.into(), message: message.into(), subject: Vec::new() }
     }
 
     /// "The specified parameter is invalid." HTTP 400.
@@ -59,10 +60,8 @@ impl ApiError {
 
     #[must_use]
     pub(super) fn about(mut self, cluster: &str, nodegroup: Option<&str>) -> Self {
-        self.subject.insert("clusterName".into(), cluster.into());
-        if let Some(nodegroup) = nodegroup {
-            self.subject.insert("nodegroupName".into(), nodegroup.into());
-        }
+        self.subject = vec![("clusterName", cluster.to_owned())];
+        self.subject.extend(nodegroup.map(|nodegroup| ("nodegroupName", nodegroup.to_owned())));
         self
     }
 
@@ -71,7 +70,8 @@ impl ApiError {
     }
 
     pub(super) fn reply(&self) -> Reply {
-        let mut body = self.subject.clone();
+        let subject = self.subject.iter().map(|(name, value)| ((*name).to_owned(), value.as_str().into()));
+        let mut body: Map<String, Value> = subject.collect();
         body.insert("message".into(), self.message.clone().into());
         let mut reply = json(self.status, &Value::Object(body));
         // A scripted code may be anything; one that cannot be a header is left out rather than half sent.

@@ -1,6 +1,7 @@
 //! EKS managed node groups.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ mod readiness;
 mod sizes;
 mod step;
 mod target;
+#[cfg(test)]
+mod tests;
 mod update;
 
 pub use readiness::NodeReadiness;
@@ -38,7 +41,7 @@ const POLL: Duration = Duration::from_secs(15);
 ///
 /// While an update is in progress EKS still shows the sizes from before it. Everything here speaks of the sizes that
 /// were **asked for last**, so an update in progress counts as written and not yet settled.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct NodeGroup {
     client: Client,
     region: Arc<str>,
@@ -49,6 +52,23 @@ pub struct NodeGroup {
     poll: Duration,
     busy_pause: Duration,
     raising_min: bool,
+}
+
+// The client's own form is pages long.
+impl fmt::Debug for NodeGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { client: _, region, cluster, name, subject: _, readiness, poll, busy_pause, raising_min } =
+            self;
+        f.debug_struct("NodeGroup")
+            .field("region", region)
+            .field("cluster", cluster)
+            .field("name", name)
+            .field("readiness", readiness)
+            .field("poll", poll)
+            .field("busy_pause", busy_pause)
+            .field("raising_min", raising_min)
+            .finish_non_exhaustive()
+    }
 }
 
 impl NodeGroup {
@@ -163,16 +183,14 @@ impl NodeGroup {
     /// The group as it is now; `handle` is the update that the caller began.
     ///
     /// # Errors
-    /// The failure of that update, final. `Unavailable` where EKS contradicts itself for the moment.
+    /// `Unavailable` where EKS contradicts itself for the moment; otherwise what AWS says.
     pub(crate) async fn see(&self, handle: Option<&str>) -> Result<Seen> {
         // The update before the group: one that is done by now has changed the group that is read next.
         let own = match handle {
-            Some(id) => Some(self.update(id).await?),
+            Some(id) => Some(self.known_update(id).await?),
             None => None,
         };
-        if let Some(failure) = own.as_ref().and_then(Update::failure) {
-            return Err(failure.on(&self.subject));
-        }
+        let failure = own.as_ref().and_then(Update::failure).map(|failure| failure.on(&self.subject));
         let own = own.filter(Update::is_in_progress);
         // An update may end between the two looks, so what is found at first may be nothing.
         for _ in 0..3 {
@@ -187,6 +205,7 @@ impl NodeGroup {
             } else if seen.status == NodegroupStatus::Updating {
                 continue;
             }
+            seen.failure = failure;
             return Ok(seen);
         }
         Err(Error::new(
@@ -220,6 +239,7 @@ impl NodeGroup {
             status: group.status.ok_or_else(|| call.puzzled("the answer holds no status"))?,
             problem: (!issues.is_empty()).then(|| issues.join("; ")),
             update: None,
+            failure: None,
         })
     }
 
@@ -230,6 +250,17 @@ impl NodeGroup {
         // Without the group's name EKS looks among the cluster's own updates and finds nothing.
         let answer = request.nodegroup_name(&*self.name).send().await.map_err(|error| call.failed(error))?;
         answer.update.and_then(Update::read).ok_or_else(|| call.puzzled("the answer holds no update"))
+    }
+
+    /// An update that EKS has accepted, so that not to know it passes as long as its group is there.
+    async fn known_update(&self, id: &str) -> Result<Update> {
+        match self.update(id).await {
+            Err(unknown) if unknown.kind() == ErrorKind::NotFound => {
+                self.describe().await?;
+                Err(unknown.with_retry(Retry::Safe { after: None }))
+            }
+            answer => answer,
+        }
     }
 
     /// The one update that can be in progress.
@@ -297,7 +328,7 @@ impl NodeGroup {
     /// Returns once the update has taken effect.
     async fn finished(&self, cx: &RunContext, id: &str) -> Result<()> {
         loop {
-            let update = self.update(id).await?;
+            let update = self.known_update(id).await?;
             if let Some(failure) = update.failure() {
                 return Err(failure.on(&self.subject));
             }
@@ -330,7 +361,7 @@ impl NodeGroup {
 }
 
 /// A node group at one moment.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Seen {
     arn: Option<String>,
     /// What was asked for last: what the group has, or will have once the update in progress is done.
@@ -340,6 +371,8 @@ pub(crate) struct Seen {
     problem: Option<String>,
     /// The update in progress.
     update: Option<Update>,
+    /// Why the update that the caller began will never take effect.
+    failure: Option<Error>,
 }
 
 impl Seen {

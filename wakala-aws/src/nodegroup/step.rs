@@ -293,8 +293,10 @@ impl PlaybookStep for NodeGroupStep {
         loop {
             let seen = self.group().see(update.as_deref()).await?;
             let (observed, ready) = self.stand(cx, &ends, &seen).await?;
-            if !matches!(observed, Observed::InProgress(_)) {
-                return Ok(observed);
+            match observed {
+                Observed::InProgress(_) => {}
+                Observed::AtTarget => return Ok(observed),
+                _ => return seen.failure.map_or(Ok(observed), Err),
             }
             // After a lost answer this is the only way to learn of the update's failure.
             update = update.or_else(|| seen.update.as_ref().map(|update| update.id.clone()));

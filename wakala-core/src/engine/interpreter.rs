@@ -38,6 +38,8 @@ pub(super) struct Interpreter<'a> {
     pub(super) cx: RunContext,
     /// Why the run did not go to its end, first reason first.
     pub(super) reasons: Mutex<Vec<String>>,
+    /// What failed and is only noted.
+    notes: Mutex<Vec<String>>,
 }
 
 impl<'a> Interpreter<'a> {
@@ -51,7 +53,7 @@ impl<'a> Interpreter<'a> {
         let cx = RunContext::new(run.id().clone(), Arc::clone(&engine.clock))
             .with_observer(Arc::clone(&engine.observer))
             .with_cancellation(run.cancellation().clone());
-        Self { plan, nodes, journal, run, cx, reasons: Mutex::default() }
+        Self { plan, nodes, journal, run, cx, reasons: Mutex::default(), notes: Mutex::default() }
     }
 
     pub(super) async fn run(self, root: &Part) -> RunReport {
@@ -76,29 +78,39 @@ impl<'a> Interpreter<'a> {
     async fn conclude(&self, end: End) -> Result<(Status, String)> {
         let why = self.reasons.lock().await.join("; ");
         match (end, self.run.stop_requested()) {
-            (End::Done, _) => {
-                Ok((Status::Succeeded, "every step is in force and every soak passed".to_owned()))
-            }
-            (End::Stopped, stop) => {
-                let revert = stop == Some(Stop::TakeBack);
+            (End::Done, _) => Ok((Status::Succeeded, self.praise().await)),
+            // What a person asks for comes before what the playbook says, also where a step failed meanwhile.
+            (End::Stopped | End::Failed, Some(stop)) => {
+                let revert = stop == Stop::TakeBack;
                 self.journal.write(Record::StopRequested { revert }).await?;
+                let (kept, why) = match end {
+                    End::Failed => (Status::Held, format!("{why}; stopped as asked")),
+                    _ => (Status::Stopped, "stopped as asked".to_owned()),
+                };
                 if revert {
-                    self.take_back(|_| true, "stopped as asked, and taken back").await
+                    self.take_back(|_| true, &format!("{why}, and taken back")).await
                 } else {
-                    Ok((Status::Stopped, "stopped as asked; what was done is kept".to_owned()))
+                    Ok((kept, format!("{why}; what was done is kept")))
                 }
             }
-            (End::Failed, _) if self.plan.on_failure() == OnFailure::TakeBack => {
+            (End::Failed, None) if self.plan.on_failure() == OnFailure::TakeBack => {
                 self.take_back(|_| true, &format!("{why}; taken back")).await
             }
-            (End::Failed, _) => Ok((Status::Held, format!("{why}; what was done is kept"))),
+            (End::Stopped | End::Failed, None) => Ok((Status::Held, format!("{why}; what was done is kept"))),
         }
+    }
+
+    async fn praise(&self) -> String {
+        let notes = self.notes.lock().await;
+        if notes.is_empty() {
+            return "every step is in force and every soak passed".to_owned();
+        }
+        format!("every other step is in force and every soak passed; {}, as is only noted", notes.join("; "))
     }
 
     async fn report(self, end: Result<(Status, String)>) -> RunReport {
         let (status, reason) = end.unwrap_or_else(|error| (Status::Held, error.chain()));
-        let ended = Record::Ended { status, reason: reason.clone() };
-        let written = self.journal.write(ended).await;
+        let written = self.journal.end(status, reason.clone()).await;
         let entries = self.journal.entries().await;
         let state = self.journal.state().await.expect("a journal keeps its first entry");
         let mut report = RunReport::of(self.run.id(), &state, entries);
@@ -162,7 +174,8 @@ impl<'a> Interpreter<'a> {
             Err(Early::Failed(error)) => {
                 let (effect, failure) = (work.effect, Failure::from(&error));
                 self.journal.write(Record::Failed { step: id.clone(), effect, failure }).await?;
-                if node.policy.best_effort {
+                if planned.policy.best_effort {
+                    self.notes.lock().await.push(format!("step {id} failed ({})", error.chain()));
                     return Ok(End::Done);
                 }
                 self.reasons.lock().await.push(format!("step {id} failed ({})", error.chain()));
@@ -191,7 +204,7 @@ struct StepRun<'s> {
 
 impl StepRun<'_> {
     async fn run(&mut self) -> Result<(), Early> {
-        let attempts = self.node.policy.attempts;
+        let attempts = self.planned.policy.attempts;
         for attempt in 1..=attempts {
             self.cx = self.cx.clone().with_attempt(attempt);
             match self.look().await? {
@@ -210,7 +223,14 @@ impl StepRun<'_> {
             let Err(error) = self.apply(attempt).await? else {
                 return self.settle().await;
             };
+            if self.is_stop(&error) {
+                return Err(Early::Stopped);
+            }
             let hint = match error.retry() {
+                // This call had no effect; an earlier one may have had.
+                Retry::Never | Retry::Exhausted if self.effect == EffectKnown::Unknown => {
+                    return self.last_look(error).await;
+                }
                 Retry::Never | Retry::Exhausted => return Err(Early::Failed(error)),
                 Retry::Safe { after } => after,
                 Retry::ObserveFirst => {
@@ -228,10 +248,7 @@ impl StepRun<'_> {
                 after: pause,
             });
             if let Err(end) = self.cx.sleep(pause).await {
-                return match end.kind() {
-                    ErrorKind::Cancelled => Err(Early::Stopped),
-                    _ => self.last_look(error).await,
-                };
+                return if self.is_stop(&end) { Err(Early::Stopped) } else { self.last_look(error).await };
             }
         }
         unreachable!("a step has at least one attempt, and each of them returns or goes on to the next")
@@ -247,12 +264,16 @@ impl StepRun<'_> {
         self.write(Record::Intent { step: id.clone(), attempt }).await?;
         let limit = self.cx.time_left().map_or(CALL_LIMIT, |left| left.min(CALL_LIMIT));
         let call = self.node.step.apply(&self.cx, &self.planned.step);
-        let answer = within(&**self.cx.clock(), limit, call).await.unwrap_or_else(|| {
-            let limit = humantime::format_duration(limit);
-            Err(Error::new(ErrorKind::DeadlineExceeded, "apply", format!("no answer within {limit}")).on(&id))
-        });
+        let answer = within(&**self.cx.clock(), limit, call)
+            .await
+            .unwrap_or_else(|| Err(no_answer("apply", limit).on(&id)));
         match answer {
             Ok(applied) => {
+                if applied == Applied::NoChange && self.effect == EffectKnown::Unknown {
+                    // The earlier call whose fate was unknown did it, and it shows only now.
+                    self.adopt().await?;
+                    return Ok(Ok(()));
+                }
                 if applied != Applied::NoChange {
                     self.effect = EffectKnown::Some;
                 }
@@ -275,13 +296,16 @@ impl StepRun<'_> {
                 Err(end) => end,
             };
             match (error.kind(), error.retry()) {
-                (ErrorKind::Cancelled, _) => return Err(Early::Stopped),
+                _ if self.is_stop(&error) => return Err(Early::Stopped),
                 (ErrorKind::DeadlineExceeded, _) if self.cx.time_left() == Some(Duration::ZERO) => {
                     return self.last_look(error).await;
                 }
                 (_, Retry::Never | Retry::Exhausted) => return Err(Early::Failed(error)),
                 // Reading is always safe to repeat.
-                (_, _) => self.pause(failures, error).await?,
+                (_, _) => match self.pause(failures, error).await {
+                    Err(Early::Failed(error)) => return self.last_look(error).await,
+                    other => other?,
+                },
             }
         }
         unreachable!("the step's deadline ends the loop")
@@ -309,13 +333,16 @@ impl StepRun<'_> {
     /// Where the world stands, asked until it answers or the step's time is over.
     async fn look(&self) -> Result<Observed, Early> {
         for failures in 1.. {
-            let error = match self.cx.until(self.node.step.observe(&self.cx, &self.planned.step)).await {
-                Ok(Ok(observed)) => return Ok(observed),
-                Ok(Err(error)) => error,
+            let look = self.node.step.observe(&self.cx, &self.planned.step);
+            // A connection that died without a word must not cost the step all of its time.
+            let error = match self.cx.until(within(&**self.cx.clock(), CALL_LIMIT, look)).await {
+                Ok(Some(Ok(observed))) => return Ok(observed),
+                Ok(Some(Err(error))) => error,
+                Ok(None) => no_answer("observe", CALL_LIMIT).on(self.cx.step()),
                 Err(end) => end,
             };
             match (error.kind(), error.retry()) {
-                (ErrorKind::Cancelled, _) => return Err(Early::Stopped),
+                _ if self.is_stop(&error) => return Err(Early::Stopped),
                 (ErrorKind::DeadlineExceeded, _) if self.cx.time_left() == Some(Duration::ZERO) => {
                     return Err(Early::Failed(error));
                 }
@@ -365,9 +392,14 @@ impl StepRun<'_> {
         self.cx.notice(Notice::Retrying { step: self.cx.step().clone(), error: error.chain(), after });
         match self.cx.sleep(after).await {
             Ok(()) => Ok(()),
-            Err(end) if end.kind() == ErrorKind::Cancelled => Err(Early::Stopped),
+            Err(end) if self.is_stop(&end) => Err(Early::Stopped),
             Err(_) => Err(Early::Failed(error)),
         }
+    }
+
+    /// Whether a call ended because somebody asked the run to stop, and not because of a cancellation of its own.
+    fn is_stop(&self, error: &Error) -> bool {
+        error.kind() == ErrorKind::Cancelled && self.interpreter.run.stop_requested().is_some()
     }
 
     fn cannot_tell(&self, why: &str) -> Error {
@@ -378,6 +410,12 @@ impl StepRun<'_> {
     async fn write(&self, record: Record) -> Result<(), Early> {
         self.interpreter.journal.write(record).await.map_err(Early::Journal)
     }
+}
+
+/// The error for a call that was given up: it may yet take effect.
+pub(super) fn no_answer(operation: &'static str, limit: Duration) -> Error {
+    let limit = humantime::format_duration(limit);
+    Error::new(ErrorKind::DeadlineExceeded, operation, format!("no answer within {limit}"))
 }
 
 /// The pause after the given number of failures in a row, from 1: half a second, doubled each time, at most 15 s.

@@ -1,13 +1,18 @@
 //! The run's journal and the state that follows from it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use tokio::sync::Mutex;
 
+use super::interpreter::backoff;
 use super::{Engine, Status};
 use crate::store::{EffectKnown, Entry, Failure, Record};
-use crate::{Applied, Error, ErrorKind, Event, Plan, Result, RunId, StepId, StepPolicy, Undone};
+use crate::{Applied, Error, ErrorKind, Event, Plan, Result, Retry, RunId, StepId, StepPolicy, Undone};
+
+/// How often writing the run's end is tried.
+const END_ATTEMPTS: u32 = 3;
 
 /// Writes records: to the store first, then to whoever watches.
 #[derive(Debug)]
@@ -15,6 +20,8 @@ pub(super) struct Journal<'a> {
     engine: &'a Engine,
     run: RunId,
     entries: Mutex<Vec<Entry>>,
+    /// Set once the store has failed: steps side by side must not go on where one of them found that out.
+    broken: AtomicBool,
 }
 
 impl<'a> Journal<'a> {
@@ -23,25 +30,54 @@ impl<'a> Journal<'a> {
         if let [only] = entries.as_slice() {
             engine.observer.on_event(&Event::Record(only.clone()));
         }
-        Self { engine, run: run.clone(), entries: Mutex::new(entries) }
+        Self { engine, run: run.clone(), entries: Mutex::new(entries), broken: AtomicBool::new(false) }
     }
 
-    /// Writes one record. After an error nothing more may be done to the world.
+    /// Writes one record. After an error nothing more may be done to the world, and nothing but the run's
+    /// [end](Self::end) is written.
     pub(super) async fn write(&self, record: Record) -> Result<()> {
         let mut entries = self.entries.lock().await;
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(self.lost().with_retry(Retry::Never));
+        }
+        self.append(&mut entries, record).await
+    }
+
+    /// Writes how the run ended, also where an earlier record could not be written, and tries for a while: the store
+    /// may be back by now, and a run without an end can be neither believed nor taken back.
+    pub(super) async fn end(&self, status: Status, reason: String) -> Result<()> {
+        let mut entries = self.entries.lock().await;
+        for attempt in 1.. {
+            let Err(error) =
+                self.append(&mut entries, Record::Ended { status, reason: reason.clone() }).await
+            else {
+                return Ok(());
+            };
+            if attempt == END_ATTEMPTS || matches!(error.retry(), Retry::Never | Retry::Exhausted) {
+                return Err(error);
+            }
+            self.engine.clock.sleep(backoff(attempt)).await;
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    async fn append(&self, entries: &mut Vec<Entry>, record: Record) -> Result<()> {
         let entry = Entry::new(entries.len() as u64, self.engine.clock.now(), record);
-        self.engine.store.append(&self.run, entry.clone()).await.map_err(|error| {
-            Error::new(
-                error.kind(),
-                "journal",
-                "the run's journal cannot be written, so nothing more is done",
-            )
-            .on(format!("run {}", self.run))
-            .with_source(error)
-        })?;
+        let append = self.engine.store.append(&self.run, entry.clone());
+        if let Err(error) = self.engine.ask_store("append", &self.run, append).await
+            && !self.engine.is_kept(&self.run, &entry, &error).await
+        {
+            self.broken.store(true, Ordering::Relaxed);
+            return Err(self.lost().with_retry(error.retry()).with_source(error));
+        }
         self.engine.observer.on_event(&Event::Record(entry.clone()));
         entries.push(entry);
         Ok(())
+    }
+
+    fn lost(&self) -> Error {
+        let message = "the run's journal cannot be written, so nothing more is done";
+        Error::new(ErrorKind::Unavailable, "journal", message).on(format!("run {}", self.run))
     }
 
     pub(super) async fn entries(&self) -> Vec<Entry> {
@@ -65,6 +101,8 @@ pub(super) struct StepState {
     pub(super) failed: Option<(EffectKnown, Failure)>,
     pub(super) undone: Option<Undone>,
     pub(super) undo_failed: Option<Failure>,
+    /// Whether an undo was begun whose end is not in the journal.
+    pub(super) undoing: bool,
     pub(super) first_at: Option<SystemTime>,
     pub(super) last_at: Option<SystemTime>,
 }
@@ -109,10 +147,12 @@ impl RunState {
         let Self { steps, ended, .. } = self;
         let mut at = |step: &StepId, change: &dyn Fn(&mut StepState)| {
             let state = steps.entry(step.clone()).or_default();
-            // How long a step took does not grow by taking it back later.
-            if state.undone.is_none()
-                && !matches!(entry.record, Record::Undone { .. } | Record::UndoFailed { .. })
-            {
+            // Taking back may come hours later: a step's time is that of doing it.
+            let back = matches!(
+                entry.record,
+                Record::UndoIntent { .. } | Record::Undone { .. } | Record::UndoFailed { .. }
+            );
+            if !back {
                 state.first_at.get_or_insert(entry.at);
                 state.last_at = Some(entry.at);
             }
@@ -132,10 +172,13 @@ impl RunState {
             Record::Undone { step, undone } => at(step, &|state| {
                 state.undone = Some(undone.clone());
                 state.undo_failed = None;
+                state.undoing = false;
             }),
-            Record::UndoFailed { step, failure } => {
-                at(step, &|state| state.undo_failed = Some(failure.clone()))
-            }
+            Record::UndoIntent { step, .. } => at(step, &|state| state.undoing = true),
+            Record::UndoFailed { step, failure } => at(step, &|state| {
+                state.undo_failed = Some(failure.clone());
+                state.undoing = failure.retry == Retry::ObserveFirst;
+            }),
             Record::Ended { status, reason } => *ended = Some((*status, reason.clone())),
             _ => {}
         }

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{FutureExt as _, join_all};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{PlannedStep, liveness};
 use crate::store::{Entry, MemoryStore, Record, RunStore};
 use crate::{
-    Approval, Clock, Error, ErrorKind, Finding, Observer, Plan, Playbook, Result, RunContext, RunId, Silent,
-    StepId, StepNode, StepPlan, SystemClock,
+    Approval, Clock, Error, ErrorKind, Finding, Observer, Plan, Playbook, Result, Retry, RunContext, RunId,
+    Silent, StepId, StepNode, StepPlan, SystemClock, Verdict,
 };
 
 mod handle;
@@ -24,8 +24,12 @@ mod unwind;
 pub use handle::{RunHandle, Stop};
 pub use report::{Obligation, Residual, RunReport, Status, StepOutcome, StepReport};
 
-use interpreter::Interpreter;
+use crate::clock::within;
+use interpreter::{CALL_LIMIT, Interpreter, no_answer};
 use journal::{Journal, RunState};
+
+/// How long planning one step, asking one guard or making one check may take.
+const PLAN_LIMIT: Duration = Duration::from_secs(60);
 
 /// Which steps [`Engine::revert`] takes back.
 #[non_exhaustive]
@@ -105,7 +109,7 @@ impl Engine {
 
     /// Finds out what `playbook` would do. Reads only.
     ///
-    /// All steps and guards are asked, side by side. What the preflight refuses is in the plan and keeps it from
+    /// All steps and guards are asked, side by side, each for a minute at most. What the preflight refuses is in the plan and keeps it from
     /// being run.
     ///
     /// # Errors
@@ -115,15 +119,17 @@ impl Engine {
         let planned = join_all(playbook.steps().into_iter().map(|node| {
             let cx = cx.for_step(&node.step.id(), crate::Phase::Plan, 1);
             async move {
-                node.step.plan(&cx).await.and_then(|step| {
-                    if step.id == node.step.id() {
+                let id = node.step.id();
+                let planned = within(&*self.clock, PLAN_LIMIT, node.step.plan(&cx)).await;
+                planned.unwrap_or_else(|| Err(no_answer("plan", PLAN_LIMIT).on(&id))).and_then(|step| {
+                    if step.id == id {
                         Ok(PlannedStep { step, policy: node.policy })
                     } else {
                         Err(Error::invalid(
                             "plan",
                             format!("the step planned under another name, {}", step.id),
                         )
-                        .on(node.step.id()))
+                        .on(id))
                     }
                 })
             }
@@ -132,7 +138,13 @@ impl Engine {
         let steps = all_or_errors(planned)?;
         let plans: Vec<StepPlan> = steps.iter().map(|planned| planned.step.clone()).collect();
         let mut findings = self.prove_guards(playbook, &cx).await;
-        let checks = join_all(playbook.preflight().iter().map(|check| check.check(&cx, &plans))).await;
+        let checks = join_all(playbook.preflight().iter().map(|check| {
+            let found = within(&*self.clock, PLAN_LIMIT, check.check(&cx, &plans));
+            found.map(|found| {
+                found.unwrap_or_else(|| Err(no_answer("preflight", PLAN_LIMIT).on(playbook.name())))
+            })
+        }))
+        .await;
         findings.extend(all_or_errors(checks)?.into_iter().flatten());
         Ok(Plan::new(playbook, self.clock.now(), self.plan_validity, steps, findings))
     }
@@ -142,7 +154,10 @@ impl Engine {
         let guards =
             playbook.soaks().into_iter().flat_map(|soak| soak.guards.iter().map(move |guard| (soak, guard)));
         join_all(guards.map(|(soak, guard)| async move {
-            liveness(&soak.id, guard.id().as_str(), &guard.evaluate(cx).await)
+            let verdict = within(&*self.clock, PLAN_LIMIT, guard.evaluate(cx)).await.unwrap_or_else(|| {
+                Verdict::SourceError(format!("no answer within {}", humantime::format_duration(PLAN_LIMIT)))
+            });
+            liveness(&soak.id, guard.id().as_str(), &verdict)
         }))
         .await
     }
@@ -163,7 +178,13 @@ impl Engine {
         plan.check(playbook, approval, &*self.clock)?;
         let created = Record::Created { plan: Box::new(plan.clone()), approved_by: approval.by.clone() };
         let first = Entry::new(0, self.clock.now(), created);
-        self.store.create(run.id(), &plan.resources(), first.clone()).await?;
+        let resources = plan.resources();
+        let create = self.store.create(run.id(), &resources, first.clone());
+        if let Err(error) = self.ask_store("create", run.id(), create).await
+            && !self.is_kept(run.id(), &first, &error).await
+        {
+            return Err(error);
+        }
         let journal = Journal::new(self, run.id(), vec![first]);
         let interpreter = Interpreter::new(self, plan, nodes(playbook), journal, run);
         let report = interpreter.run(playbook.root()).await;
@@ -172,7 +193,8 @@ impl Engine {
 
     /// Gives the run's resources back. A store that fails now must not cost the report of what was done.
     async fn released(&self, mut report: RunReport) -> RunReport {
-        if let Err(error) = self.store.release(&report.run_id).await {
+        let release = self.store.release(&report.run_id);
+        if let Err(error) = self.ask_store("release", &report.run_id, release).await {
             report.reason =
                 format!("{}; its resources could not be given back ({})", report.reason, error.chain());
         }
@@ -187,7 +209,7 @@ impl Engine {
     /// Only before the first effect: `NotFound` for an unknown run, `Conflict` where the run is not at an end or
     /// another run holds one of its resources, `InvalidConfig` where the playbook lacks one of the run's steps.
     pub async fn revert(&self, playbook: &Playbook, run: &RunHandle, scope: Revert) -> Result<RunReport> {
-        let entries = self.store.load(run.id()).await?;
+        let entries = self.load(run.id()).await?;
         let state = RunState::of(&entries)?;
         let plan = state.plan().clone();
         let refuse =
@@ -206,10 +228,35 @@ impl Engine {
                 ),
             );
         }
-        self.store.claim(run.id(), &plan.resources()).await?;
+        let resources = plan.resources();
+        self.ask_store("claim", run.id(), self.store.claim(run.id(), &resources)).await?;
         let journal = Journal::new(self, run.id(), entries);
         let report = Interpreter::new(self, &plan, nodes, journal, run).revert(scope).await;
         Ok(self.released(report).await)
+    }
+
+    async fn load(&self, run: &RunId) -> Result<Vec<Entry>> {
+        self.ask_store("load", run, self.store.load(run)).await
+    }
+
+    /// One call of the store, given up after a while: a store that hangs must not hang the run.
+    async fn ask_store<T>(
+        &self,
+        operation: &'static str,
+        run: &RunId,
+        call: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let answer = within(&*self.clock, CALL_LIMIT, call).await;
+        answer.unwrap_or_else(|| Err(no_answer(operation, CALL_LIMIT).on(format!("the store of run {run}"))))
+    }
+
+    /// Whether the store has an entry although its answer was an error: a lost answer is looked into, as those of
+    /// steps are.
+    async fn is_kept(&self, run: &RunId, entry: &Entry, error: &Error) -> bool {
+        error.retry() == Retry::ObserveFirst
+            && self.load(run).await.is_ok_and(|kept| {
+                kept.last().is_some_and(|last| last.seq == entry.seq && last.record == entry.record)
+            })
     }
 
     /// What a run did and what is left of it, from its journal.
@@ -217,7 +264,7 @@ impl Engine {
     /// # Errors
     /// `NotFound` for an unknown run.
     pub async fn report(&self, run: &RunId) -> Result<RunReport> {
-        let entries = self.store.load(run).await?;
+        let entries = self.load(run).await?;
         Ok(RunReport::of(run, &RunState::of(&entries)?, entries))
     }
 }

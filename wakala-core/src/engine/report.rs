@@ -58,8 +58,10 @@ pub enum StepOutcome {
     },
     /// Not begun.
     NotBegun,
-    /// Taken back, or found to be back.
+    /// Taken back.
     TakenBack,
+    /// To be taken back, and nothing was there to take back: it is back already, never came to be, or leaves nothing.
+    NothingToTakeBack,
     /// Somebody changed it since, so it was left alone.
     NotOurs(String),
     /// Taken back in part.
@@ -78,7 +80,7 @@ pub struct StepReport {
     pub summary: String,
     /// What became of it.
     pub outcome: StepOutcome,
-    /// From its first record to its last.
+    /// From its first record to its last, without those of taking it back.
     #[serde(with = "humantime_serde")]
     pub took: Duration,
 }
@@ -186,7 +188,8 @@ fn outcome(state: &StepState) -> StepOutcome {
         return StepOutcome::UndoFailed(failure.clone());
     }
     match &state.undone {
-        Some(Undone::Restored | Undone::Nothing) => return StepOutcome::TakenBack,
+        Some(Undone::Restored) => return StepOutcome::TakenBack,
+        Some(Undone::Nothing) => return StepOutcome::NothingToTakeBack,
         Some(Undone::NotOurs(what)) => return StepOutcome::NotOurs(what.clone()),
         Some(Undone::Deferred(what)) => return StepOutcome::Deferred(what.clone()),
         None => {}
@@ -207,7 +210,7 @@ fn residual(planned: &PlannedStep, state: &StepState) -> Option<Residual> {
     if step.changes.is_empty() || step.resources.is_empty() {
         return None;
     }
-    let certain = state.verified && state.undone.is_none();
+    let certain = state.verified && state.undone.is_none() && !state.undoing;
     let (changes, undo) = match (&state.undone, &state.undo_failed) {
         (_, Some(failure)) => (step.changes.clone(), format!("by hand, since undo failed: {failure}")),
         // Only the step knows which part is left.
@@ -228,7 +231,11 @@ impl fmt::Display for RunReport {
             writeln!(
                 f,
                 "  {id:width$}  {outcome}{}",
-                if took.is_zero() { String::new() } else { format!(", {}", seconds(*took)) }
+                if took.is_zero() || outcome.is_back() {
+                    String::new()
+                } else {
+                    format!(", {}", seconds(*took))
+                }
             )?;
         }
         if !self.residuals.is_empty() {
@@ -255,6 +262,20 @@ impl fmt::Display for RunReport {
     }
 }
 
+impl StepOutcome {
+    /// Whether it tells of taking the step back, and not of doing it.
+    fn is_back(&self) -> bool {
+        matches!(
+            self,
+            Self::TakenBack
+                | Self::NothingToTakeBack
+                | Self::NotOurs(_)
+                | Self::Deferred(_)
+                | Self::UndoFailed(_)
+        )
+    }
+}
+
 impl fmt::Display for StepOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -272,6 +293,7 @@ impl fmt::Display for StepOutcome {
             }
             Self::NotBegun => f.write_str("not begun"),
             Self::TakenBack => f.write_str("taken back"),
+            Self::NothingToTakeBack => f.write_str("nothing to take back"),
             Self::NotOurs(what) => write!(f, "left alone, somebody changed it since: {what}"),
             Self::Deferred(what) => write!(f, "taken back in part: {what}"),
             Self::UndoFailed(failure) => write!(f, "UNDO FAILED: {failure}"),

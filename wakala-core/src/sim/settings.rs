@@ -106,6 +106,11 @@ impl Setting for NodePoolSetting {
         })
     }
 
+    fn tolerates(&self, prior: &NodePoolSize, current: &NodePoolSize) -> bool {
+        // A cluster autoscaler moves the number of nodes, and nothing else.
+        prior.bounds() == current.bounds()
+    }
+
     fn satisfies(&self, current: &NodePoolSize, target: &NodePoolSize) -> bool {
         current.min >= target.min && current.desired >= target.desired
     }

@@ -7,8 +7,8 @@
 //! | what it does when a call fails | [`Faults`] and the `Faulty…` wrappers |
 //! | that your own target, step, setting, source, notifier or run store keeps its trait's promises | [`conformance`] |
 //!
-//! Time is virtual: [`context`] gives a [`ManualClock`](crate::ManualClock), whose
-//! [`run`](crate::ManualClock::run) makes an hour of soak take no time; [`PausedClock`] does the same for tests under
+//! Time is virtual: [`context`] gives a [`ManualClock`], whose
+//! [`run`](ManualClock::run) makes an hour of soak take no time; [`PausedClock`] does the same for tests under
 //! `#[tokio::test(start_paused = true)]`.
 //!
 //! ```
@@ -55,6 +55,9 @@ pub use mocks::{
     MockAutoscaler, MockClock, MockGuard, MockMetricsSource, MockNotifier, MockObserver, MockPlaybookStep,
     MockPreflight, MockRunStore, MockScalableTarget, MockSetting,
 };
+
+/// The matchers and call orders of the `mockall` that the mocks are made by.
+pub use mockall::{Sequence, predicate};
 
 /// A clock that stands still, and a context of the run `test` on it.
 ///

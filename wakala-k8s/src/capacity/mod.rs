@@ -126,20 +126,6 @@ impl SchedulableCapacity {
         self
     }
 
-    /// What the API server must allow; a preflight has no step that names it.
-    pub fn permissions(&self) -> Vec<Permission> {
-        let mut permissions = permit_in_cluster(&["list"], "core/nodes");
-        permissions.extend(permit_in_cluster(&["list"], "core/pods"));
-        for (workload, _) in self.growths.iter().chain(&self.restarts) {
-            let resource = format!("apps/{}", workload.plural());
-            permissions.extend(permit(&["get"], &resource, workload.namespace(), workload.name()));
-            permissions.extend(permit(&["list"], "core/resourcequotas", workload.namespace(), "*"));
-        }
-        permissions.sort();
-        permissions.dedup();
-        permissions
-    }
-
     async fn list<K>(&self, cx: &RunContext, api: Api<K>, mut params: ListParams) -> Result<Vec<K>>
     where
         K: Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send,
@@ -289,6 +275,19 @@ impl Addition {
 
 #[async_trait]
 impl Preflight for SchedulableCapacity {
+    fn permissions(&self) -> Vec<Permission> {
+        let mut permissions = permit_in_cluster(&["list"], "core/nodes");
+        permissions.extend(permit_in_cluster(&["list"], "core/pods"));
+        for (workload, _) in self.growths.iter().chain(&self.restarts) {
+            let resource = format!("apps/{}", workload.plural());
+            permissions.extend(permit(&["get"], &resource, workload.namespace(), workload.name()));
+            permissions.extend(permit(&["list"], "core/resourcequotas", workload.namespace(), "*"));
+        }
+        permissions.sort();
+        permissions.dedup();
+        permissions
+    }
+
     async fn check(&self, cx: &RunContext, _: &[StepPlan]) -> Result<Vec<Finding>> {
         let additions = self.additions(cx).await?;
         if additions.is_empty() {

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::amount::Amount;
+use crate::nodes::takes_pods;
 
 /// Equal nodes, or one.
 #[derive(Clone, Debug)]
@@ -39,17 +40,15 @@ pub(crate) struct Placed {
 impl Room {
     /// A node with nothing on it; `None` where it is not Ready or takes no new pods.
     pub(crate) fn of(node: &Node) -> Option<Self> {
-        let status = node.status.as_ref()?;
-        let ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
-        let spec = node.spec.clone().unwrap_or_default();
-        if !ready || spec.unschedulable == Some(true) {
+        if !takes_pods(node) {
             return None;
         }
+        let allocatable = node.status.as_ref().and_then(|status| status.allocatable.as_ref());
         Some(Self {
             name: node.metadata.name.clone().unwrap_or_default(),
             labels: node.metadata.labels.clone().unwrap_or_default(),
-            taints: spec.taints.unwrap_or_default(),
-            free: Amount::of(status.allocatable.as_ref()),
+            taints: node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default(),
+            free: Amount::of(allocatable),
         })
     }
 

@@ -23,7 +23,7 @@ use crate::{
 pub struct FakeSetting<V> {
     name: String,
     desired: V,
-    only_from: Option<V>,
+    tolerant: bool,
     state: Arc<Mutex<State<V>>>,
 }
 
@@ -41,7 +41,7 @@ where
     /// A setting that is at `current` and wants to be at `desired`. Its resource is `fake/` and the name.
     pub fn new(name: impl Into<String>, current: V, desired: V) -> Self {
         let state = State { cell: Cell::new(current), lead_time: Duration::ZERO, changed_at: None };
-        Self { name: name.into(), desired, only_from: None, state: Arc::new(Mutex::new(state)) }
+        Self { name: name.into(), desired, tolerant: false, state: Arc::new(Mutex::new(state)) }
     }
 
     /// A written value is in force after that time.
@@ -51,10 +51,10 @@ where
         self
     }
 
-    /// It wants its value only from where it stands now; any other value is none of the run's and counts as drift.
+    /// Its value may move between plan and effect; as given, that is drift.
     #[must_use]
-    pub fn strict(mut self) -> Self {
-        self.only_from = Some(self.value());
+    pub fn tolerant(mut self) -> Self {
+        self.tolerant = true;
         self
     }
 
@@ -142,11 +142,12 @@ where
         answer.map(|changed| if changed { Applied::Changed } else { Applied::NoChange })
     }
 
-    fn desired(&self, current: &V) -> Result<V> {
-        if self.only_from.as_ref().is_some_and(|from| from != current && self.desired != *current) {
-            return Err(Error::invalid("plan", "it is at a value that it cannot go on from").on(&self.name));
-        }
+    fn desired(&self, _: &V) -> Result<V> {
         Ok(self.desired.clone())
+    }
+
+    fn tolerates(&self, _: &V, _: &V) -> bool {
+        self.tolerant
     }
 
     async fn convergence(&self, cx: &RunContext, _: &V) -> Result<Convergence> {

@@ -1,0 +1,13 @@
+//! The engine's promises, on fakes, in virtual time.
+
+// Helpers unwrap as tests do.
+#![allow(clippy::unwrap_used)]
+
+mod approval;
+mod common;
+mod order;
+mod outcomes;
+mod report;
+mod revert;
+mod soak;
+mod stop;
