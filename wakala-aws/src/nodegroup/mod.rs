@@ -138,14 +138,15 @@ impl NodeGroup {
         ResourceKey::from(format!("aws/{}/eks/{}/nodegroups/{}", self.region, self.cluster, self.name))
     }
 
-    /// What IAM must allow; of this group alone where its ARN is known, else of every group of that name.
+    /// What IAM must allow, of this group alone where its ARN is known, else of every group of that name; and what the
+    /// counting of ready nodes needs.
     pub(crate) fn needed_permissions(&self, arn: Option<&str>) -> Vec<Permission> {
         let group = arn.map_or_else(|| self.arn_pattern("nodegroup", "/*"), str::to_owned);
         let cluster = match arn.and_then(|arn| arn.split_once(":nodegroup/")) {
             Some((prefix, _)) => format!("{prefix}:cluster/{}", self.cluster),
             None => self.arn_pattern("cluster", ""),
         };
-        [
+        let of_eks = [
             ("eks:DescribeNodegroup", &group),
             ("eks:DescribeUpdate", &cluster),
             ("eks:DescribeUpdate", &group),
@@ -153,8 +154,9 @@ impl NodeGroup {
             ("eks:ListUpdates", &group),
             ("eks:UpdateNodegroupConfig", &group),
         ]
-        .map(|(action, resource)| Permission::new(SYSTEM, action, resource))
-        .into()
+        .map(|(action, resource)| Permission::new(SYSTEM, action, resource));
+        let of_readiness = self.readiness.iter().flat_map(|readiness| readiness.permissions());
+        of_eks.into_iter().chain(of_readiness).collect()
     }
 
     fn arn_pattern(&self, sort: &str, end: &str) -> String {

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use wakala_core::{Result, RunContext, Units};
+use wakala_core::{Permission, Result, RunContext, Units};
 
 /// Counts the nodes of one node group that can take pods.
 ///
@@ -13,6 +13,11 @@ use wakala_core::{Result, RunContext, Units};
 /// client implements this, for the group that it is given to.
 #[async_trait]
 pub trait NodeReadiness: Debug + Send + Sync + 'static {
+    /// What the provider must allow for counting. As given: nothing.
+    fn permissions(&self) -> Vec<Permission> {
+        Vec::new()
+    }
+
     /// How many nodes are ready now. Reads only.
     ///
     /// # Errors

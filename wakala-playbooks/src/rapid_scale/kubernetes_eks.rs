@@ -6,8 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use wakala_aws::{Aws, NodeGroup, NodeGroupSize, NodeReadiness};
 use wakala_core::{
-    Autoscaler, Guard, LogNotifier, Notifier, PlaybookStep, Preflight, Result, RunContext, SharedTarget,
-    StepId, TruceGuard, Units,
+    Autoscaler, Guard, LogNotifier, Notifier, Permission, PlaybookStep, Preflight, Result, RunContext,
+    SharedTarget, StepId, TruceGuard, Units,
 };
 use wakala_k8s::{
     Cluster, ExpectedNodes, HorizontalAutoscaler, ReadyNodes, SchedulableCapacity, TemplateEnv, Workload,
@@ -146,6 +146,10 @@ struct GroupNodes(ReadyNodes);
 
 #[async_trait]
 impl NodeReadiness for GroupNodes {
+    fn permissions(&self) -> Vec<Permission> {
+        self.0.permissions()
+    }
+
     async fn ready(&self, cx: &RunContext) -> Result<Units> {
         self.0.count(cx).await
     }
