@@ -42,8 +42,8 @@ fn parameters_that_can_never_work_are_named() {
         ("max_latency_p95 is 0", with(|p| p.max_latency_p95 = Duration::ZERO)),
         ("temporary_for must be longer than the soak", with(|p| p.temporary_for = 10 * MINUTE)),
         ("temporary_for must be longer than the soak", with(|p| p.temporary_for = Duration::ZERO)),
-        ("temporary_for", with(|p| p.temporary_for = Duration::MAX)),
-        ("temporary_for", with(|p| p.soak = Duration::MAX)),
+        ("temporary_for is more than a year", with(|p| p.temporary_for = Duration::MAX)),
+        ("temporary_for must be longer than the soak", with(|p| p.soak = Duration::MAX)),
     ];
     for (words, parameters) in cases {
         assert_says(refused(&parameters), &["playbook rapid-scale", words]);
@@ -148,7 +148,7 @@ async fn connections_that_cannot_fit_name_the_binding_constraint() {
     let small = calm().with_database(Database::new(500).with_queries_per_second(2000.0));
     let plan = planned(small, &RapidScale::default()).await.unwrap();
     // 63 pods at most while it restarts, 10 connections each; the workers hold the rest.
-    assert_says(refusals(&plan), &["database connections", "x 10 of wakala-api", "500 are accepted", "pooler"]);
+    assert_says(refusals(&plan), &["database connections", "x 10 of wakala-api", "497 are accepted", "pooler"]);
     assert_says(&plan, &["REFUSED  database connections"]);
 }
 
@@ -177,7 +177,7 @@ async fn objects_that_are_not_there_are_named() {
         World::builder(1)
             .with_load(Load::constant(100.0))
             .with_node_pool(NodePool::new("workers-general", 10).with_bounds(5, 50))
-            .with_workload(Workload::new("wakala-api", 10).serves_load(1.0))
+            .with_workload(Workload::new("wakala-api", 10).serves_load(1.0).with_capacity_per_replica(100.0))
             .with_hpa(Hpa::on("wakala-api", 5, 50))
     };
     let of = |builder: WorldBuilder| Site::on(builder.build().unwrap(), &RapidScale::default());
