@@ -141,7 +141,11 @@ async fn an_answer_lost_each_time_is_one_effect() {
     for step in WRITERS {
         let (site, before, report) = run_with(step, CallFailure::TimeoutAfterEffect, EVERY_TIME).await;
         // Those steps of the API that come later meet the same fault.
-        let later = if object(step) == "wakala-api" { WRITERS.iter().position(|name| *name == step).unwrap() } else { 9 };
+        let later = if object(step) == "wakala-api" {
+            WRITERS.iter().position(|name| *name == step).unwrap()
+        } else {
+            9
+        };
         for (place, name) in WRITERS.into_iter().enumerate() {
             let lost = name == step || (place > later && object(name) == "wakala-api");
             assert!(intents(&report, name) == 1, "{name}, lost: {lost}\n{report}");

@@ -123,7 +123,10 @@ async fn sizes_above_a_maximum_name_the_object_and_the_way_out() {
 
     // Both at once, so that nobody has to come back twice.
     let error = planned(calm(), &with(|p| (p.api_replicas, p.nodes) = (60, 51))).await.unwrap_err();
-    assert_says(error.chain(), &["node pool workers-general", "autoscaler of deployment production/wakala-api"]);
+    assert_says(
+        error.chain(),
+        &["node pool workers-general", "autoscaler of deployment production/wakala-api"],
+    );
 }
 
 #[tokio::test]
@@ -148,14 +151,20 @@ async fn connections_that_cannot_fit_name_the_binding_constraint() {
     let small = calm().with_database(Database::new(500).with_queries_per_second(2000.0));
     let plan = planned(small, &RapidScale::default()).await.unwrap();
     // 63 pods at most while it restarts, 10 connections each; the workers hold the rest.
-    assert_says(refusals(&plan), &["database connections", "x 10 of wakala-api", "497 are accepted", "pooler"]);
+    assert_says(
+        refusals(&plan),
+        &["database connections", "x 10 of wakala-api", "497 are accepted", "pooler"],
+    );
     assert_says(&plan, &["REFUSED  database connections"]);
 }
 
 #[tokio::test]
 async fn pods_without_a_node_are_refused_with_the_size_that_would_do() {
     let plan = planned(calm(), &with(|p| p.nodes = 12)).await.unwrap();
-    assert_says(refusals(&plan), &["wakala-api", "fit on no node", "resize node pool workers-general to at least"]);
+    assert_says(
+        refusals(&plan),
+        &["wakala-api", "fit on no node", "resize node pool workers-general to at least"],
+    );
 }
 
 #[tokio::test]
@@ -165,8 +174,12 @@ async fn guards_without_data_refuse_the_plan() {
         Fault::MetricsFailing { lasting: 20 * MINUTE },
         Fault::MetricsFrozen { lasting: 20 * MINUTE },
     ] {
-        let plan = planned(calm().with_fault(5 * MINUTE, fault.clone()), &RapidScale::default()).await.unwrap();
-        assert_says(refusals(&plan), &["guard error-rate of soak", "guard latency-p95 of soak", "mend its metric"]);
+        let plan =
+            planned(calm().with_fault(5 * MINUTE, fault.clone()), &RapidScale::default()).await.unwrap();
+        assert_says(
+            refusals(&plan),
+            &["guard error-rate of soak", "guard latency-p95 of soak", "mend its metric"],
+        );
         assert_eq!(plan.refusals().count(), 2, "{fault:?}: {}", refusals(&plan));
     }
 }
@@ -240,7 +253,10 @@ async fn a_world_that_moved_since_the_plan_is_not_overrun() {
     site.world.run(write).await;
     let report = site.run(&plan).await.unwrap();
     assert_eq!(report.status, Status::Held, "{report}");
-    assert_says(&report.reason, &["step nodes failed", "changed by somebody else since the plan", "min: 5 -> 12"]);
+    assert_says(
+        &report.reason,
+        &["step nodes failed", "changed by somebody else since the plan", "min: 5 -> 12"],
+    );
     assert_eq!(site.settings().await.of("nodes")["min"], 12);
 
     // The autoscaler went on from 9 to more: still what was approved.

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use wakala_core::sim::{Fault, Load, World, WorldBuilder};
 use wakala_core::{
-    Approval, Autoscaler as _, Change, Engine, Event, Observer, Plan, Playbook, Record, Result, Revert,
-    RunHandle, RunReport, ScalableTarget as _, Setting as _, StepOutcome,
+    Approval, Autoscaler as _, Change, Clock as _, Engine, Event, Observer, Plan, Playbook, Record, Result,
+    Revert, RunHandle, RunReport, ScalableTarget as _, Setting as _, StepOutcome,
 };
 use wakala_playbooks::rapid_scale::{RapidScale, Simulated};
 
@@ -122,6 +122,12 @@ impl Site {
         self.world.run(read).await.unwrap()
     }
 
+    /// That moment as the world counts.
+    pub(crate) fn second(&self, at: SystemTime) -> u64 {
+        let start = self.world.clock().now() - self.world.elapsed();
+        at.duration_since(start).unwrap().as_secs()
+    }
+
     /// How often something of that sort was logged since the start.
     pub(crate) fn logged(&self, text: &str) -> usize {
         self.world.log().iter().filter(|occurrence| occurrence.text.contains(text)).count()
@@ -209,7 +215,9 @@ impl std::fmt::Debug for Trigger {
 
 impl Observer for Trigger {
     fn on_event(&self, event: &Event) {
-        let (Some(Record::Intent { step, .. }) | Some(Record::SoakOpened { soak: step, .. })) = event.record() else {
+        let (Some(Record::Intent { step, .. }) | Some(Record::SoakOpened { soak: step, .. })) =
+            event.record()
+        else {
             return;
         };
         let act = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(step.as_str());

@@ -119,8 +119,7 @@ async fn a_second_run_on_the_same_targets_is_refused_while_the_first_goes_on() {
         assert_eq!(error.kind(), ErrorKind::Conflict);
         assert_says(error.chain(), &["spike"]);
         // Nor can the first be reverted in its middle.
-        let error =
-            site.engine.revert(&site.playbook, &site.run, Revert::Everything).await.unwrap_err();
+        let error = site.engine.revert(&site.playbook, &site.run, Revert::Everything).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Conflict);
         assert_says(error.chain(), &["run spike", "stop it first"]);
     };
@@ -207,8 +206,7 @@ async fn what_is_larger_already_stays() {
 
 #[tokio::test]
 async fn raised_ceilings_go_back_as_far_as_the_size_allows() {
-    let small = calm()
-        .with_database(Database::new(1200).with_queries_per_second(2000.0));
+    let small = calm().with_database(Database::new(1200).with_queries_per_second(2000.0));
     let mut parameters = RapidScale::default();
     parameters.api_replicas = 60;
     parameters.nodes = 55;

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use wakala_core::sim::{CallFailure, Fault};
-use wakala_core::{Approval, Revert, RunReport, Status, Stop, StepOutcome};
+use wakala_core::{Approval, Revert, RunReport, Status, StepOutcome, Stop};
 
 use crate::site::{MINUTE, SECOND, Settings, Site, WRITERS, assert_describes, assert_says, calm};
 
 /// From within the first call to the end of the soak.
 fn moments() -> Vec<Duration> {
     let early = [10, 30, 50, 70, 90, 200, 1000, 2000, 5000].map(Duration::from_millis);
-    let later = [10, 30, 60, 100, 106, 110, 130, 137, 150, 180, 213, 240, 400, 600, 780].map(|seconds| seconds * SECOND);
+    let later = [10, 30, 60, 100, 106, 110, 130, 137, 150, 180, 213, 240, 400, 600, 780]
+        .map(|seconds| seconds * SECOND);
     early.into_iter().chain(later).collect()
 }
 
@@ -93,7 +94,8 @@ async fn a_stop_in_the_soak_says_how_far_it_was() {
     for step in WRITERS {
         assert_eq!(report.step(step).unwrap().outcome, StepOutcome::Done, "{step}\n{report}");
     }
-    let closed = report.journal.iter().map(|entry| entry.record.to_string()).find(|line| line.contains("soak: NOT"));
+    let closed =
+        report.journal.iter().map(|entry| entry.record.to_string()).find(|line| line.contains("soak: NOT"));
     assert_says(closed.unwrap(), &["NOT PASSED, stopped as asked"]);
     assert_describes(&report, &before, &site.settings().await);
     assert_eq!(report.obligations.len(), 3);
