@@ -1,5 +1,7 @@
 //! The traffic spike playbook on the simulated production, in virtual time.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 mod errata;
 mod faults;
 mod plan;
