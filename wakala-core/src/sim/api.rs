@@ -79,7 +79,8 @@ impl Shared {
             }
         };
         if failure.is_slow() {
-            cx.sleep(self.call_timeout).await?;
+            // On the clock and not on the context: a request that is out is not called back by a stop.
+            self.clock.sleep(self.call_timeout).await;
         }
         Err(failure.error(call.operation).on(call.subject))
     }

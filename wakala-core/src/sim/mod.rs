@@ -194,7 +194,7 @@ impl World {
 
     /// At least `nodes` nodes in a pool, kept there by its minimum.
     pub fn node_pool(&self, pool: &str, nodes: u32) -> NodePoolSetting {
-        NodePoolSetting { world: Arc::clone(&self.shared), name: pool.to_owned(), nodes }
+        NodePoolSetting { world: Arc::clone(&self.shared), name: pool.to_owned(), nodes, raise_max: false }
     }
 
     /// The size of a node pool, within its bounds.

@@ -20,15 +20,23 @@ use crate::{
 ///
 /// Minimum and desired size are raised together, since a cluster autoscaler takes a desired size back that the pods of
 /// the moment do not need. Taking it back lowers the minimum; the desired size comes down with it only where the pods
-/// that there are still fit.
+/// that there are still fit, and a raised maximum no further than the nodes.
 #[derive(Clone, Debug)]
 pub struct NodePoolSetting {
     pub(super) world: Arc<Shared>,
     pub(super) name: String,
     pub(super) nodes: u32,
+    pub(super) raise_max: bool,
 }
 
 impl NodePoolSetting {
+    /// Whether the maximum may be raised too, where it is in the way.
+    #[must_use]
+    pub fn raising_max(mut self, allowed: bool) -> Self {
+        self.raise_max = allowed;
+        self
+    }
+
     /// The step of that name.
     pub fn step(self, id: impl Into<StepId>) -> SettingStep<Self> {
         SettingStep::new(id, self)
@@ -83,16 +91,17 @@ impl Setting for NodePoolSetting {
 
     fn desired(&self, current: &NodePoolSize) -> Result<NodePoolSize> {
         let wanted = Units(self.nodes);
-        if wanted > current.max {
+        if wanted > current.max && !self.raise_max {
             let max = current.max;
             let message = format!(
-                "{wanted} nodes are above its maximum of {max}; raise that first or choose at most {max}"
+                "{wanted} nodes are above its maximum of {max}; raise that first, allow to raise it, or choose at most \
+                 {max}"
             );
             return Err(Error::invalid("plan", message).on(pool_id(&self.name)));
         }
         Ok(NodePoolSize {
             min: current.min.max(wanted),
-            max: current.max,
+            max: current.max.max(wanted),
             desired: current.desired.max(wanted),
         })
     }
@@ -110,7 +119,7 @@ impl Setting for NodePoolSetting {
         // Each for itself: a minimum that is back already leaves the nodes to be taken back.
         [prior.min, written.min].contains(&current.min)
             && [prior.desired, written.desired].contains(&current.desired)
-            && current.max == written.max
+            && [prior.max, written.max].contains(&current.max)
     }
 
     async fn rehearse(&self, cx: &RunContext, value: &NodePoolSize) -> Result<()> {
@@ -151,7 +160,8 @@ impl Setting for NodePoolSetting {
             |state: &mut State| Ok(state.fits_on(state.find_pool(&self.name, "restore")?, prior.desired.0));
         let fits = self.world.call(cx, self.call("restore", CallKind::Read), effect).await?;
         let desired = if fits { prior.desired } else { current.value.desired };
-        self.write(cx, &NodePoolSize { desired, ..*prior }, current.version.as_ref()).await?;
+        let max = prior.max.max(desired);
+        self.write(cx, &NodePoolSize { desired, max, ..*prior }, current.version.as_ref()).await?;
         if fits {
             return Ok(Undone::Restored);
         }

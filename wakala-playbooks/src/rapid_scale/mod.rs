@@ -43,6 +43,9 @@ pub use simulated::Simulated;
 /// The shortest soak of a real run: the runbook's last sentence.
 pub const SHORTEST_SOAK: Duration = Duration::from_secs(600);
 
+/// Beyond it nobody means a date.
+const LONGEST_TEMPORARY: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// What the playbook needs of a production.
 ///
 /// Nothing here may do I/O: the parts are made first, and asked when the playbook is planned.
@@ -259,6 +262,9 @@ impl RapidScale {
         }
         if self.temporary_for <= self.soak {
             wrong.push("temporary_for must be longer than the soak".to_owned());
+        }
+        if self.temporary_for > LONGEST_TEMPORARY {
+            wrong.push("temporary_for is more than a year, which is for good".to_owned());
         }
         if wrong.is_empty() {
             Ok(())

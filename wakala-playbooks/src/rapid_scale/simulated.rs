@@ -49,8 +49,8 @@ impl Production for Simulated {
         self.world.target(CACHE)
     }
 
-    fn scale_nodes(&self, id: StepId, desired: Units, _raise_max: bool) -> Arc<dyn PlaybookStep> {
-        Arc::new(self.world.node_pool(NODES, desired.0).step(id))
+    fn scale_nodes(&self, id: StepId, desired: Units, raise_max: bool) -> Arc<dyn PlaybookStep> {
+        Arc::new(self.world.node_pool(NODES, desired.0).raising_max(raise_max).step(id))
     }
 
     fn set_environment(
