@@ -1,5 +1,7 @@
 //! The traffic spike playbook on the simulated production, in virtual time.
 
+#![allow(clippy::unwrap_used)]
+
 mod errata;
 mod faults;
 mod plan;
