@@ -300,5 +300,6 @@ fn all_or_errors<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
         return Err(first);
     }
     let message = format!("{}; also: {}", first.chain(), others.join("; "));
-    Err(Error::new(first.kind(), "plan", message).with_retry(first.retry()).with_source(first))
+    // Without a source: the message has all of them, each with its causes.
+    Err(Error::new(first.kind(), "plan", message).with_retry(first.retry()))
 }
