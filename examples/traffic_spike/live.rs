@@ -3,7 +3,6 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
 use wakala_aws::AwsConfig;
@@ -24,7 +23,7 @@ mod testbed;
 struct Site {
     production: KubernetesEks,
     /// Keeps started servers alive.
-    _testbed: Option<testbed::Testbed>,
+    _servers: Option<wakala_testbed::Production>,
 }
 
 pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
@@ -69,7 +68,7 @@ async fn connect(options: &LiveOptions) -> Result<Site, Failure> {
     let aws = aws.load().await?;
     let production =
         KubernetesEks::new(&cluster, &options.namespace, &aws, &options.cluster, &options.node_group);
-    Ok(Site { production, _testbed: None })
+    Ok(Site { production, _servers: None })
 }
 
 /// Asks the person at the terminal. Without one, only `--yes` approves.
@@ -129,6 +128,3 @@ fn show(args: &Args, plan: &Plan, report: &RunReport) -> Result<(), Failure> {
     }
     Ok(())
 }
-
-/// How often the testbed's node group is looked at: its updates take seconds, not minutes.
-const TESTBED_POLL: Duration = Duration::from_millis(500);

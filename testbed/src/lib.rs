@@ -22,6 +22,8 @@ mod error;
 mod kubernetes;
 #[cfg(feature = "kubernetes")]
 mod process;
+#[cfg(all(feature = "aws", feature = "kubernetes"))]
+mod production;
 mod wait;
 
 pub use error::TestbedError;
@@ -31,4 +33,6 @@ pub use kubernetes::{
     TestCluster, TestNamespace, User, Workload, horizontal_pod_autoscaler, namespace, pod_disruption_budget,
     rule,
 };
+#[cfg(all(feature = "aws", feature = "kubernetes"))]
+pub use production::{Production, ProductionOptions};
 pub use wait::wait_until;

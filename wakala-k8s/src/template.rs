@@ -261,7 +261,7 @@ impl Setting for TemplateEnv {
     }
 
     async fn read(&self, cx: &RunContext) -> Result<Versioned<EnvValues>> {
-        self.values(self.workload.latest(cx, "read").await?)
+        self.values(self.workload.snapshot(cx, "read").await?)
     }
 
     async fn write(&self, cx: &RunContext, value: &EnvValues, expected: Option<&Version>) -> Result<Applied> {

@@ -26,13 +26,6 @@ use crate::watch::{Watch, Watched};
 const PROBLEM_AFTER: Duration = Duration::from_secs(2);
 const PROBLEM_AFTER_AT_MOST: Duration = Duration::from_secs(15);
 
-/// How old the owner may be that an observation names while the workload is on its way. Listing autoscalers takes up to
-/// 100 ms on a busy API server, and the last ready pod would be known so much later.
-const OWNER_FOR: Duration = Duration::from_secs(10);
-
-/// How long what a watch has just told is as good as a read: about as long as a read takes on a busy API server.
-const SEEN_FOR: Duration = Duration::from_millis(100);
-
 /// How often a write is repeated that lost to a change of status. Each lost race is another write that was made.
 pub(crate) const RACES: u32 = 10;
 
@@ -43,8 +36,8 @@ pub(crate) const RACES: u32 = 10;
 /// autoscaler that owns it is refused with `Conflict`: the autoscaler would take it back at once. Move its floor
 /// first, with [`RaiseFloor`](wakala_core::RaiseFloor) on a [`HorizontalAutoscaler`](crate::HorizontalAutoscaler).
 ///
-/// [`Observation::version`](wakala_core::Observation::version) holds while nobody changes the specification: pods that come and go, and the
-/// controller's notes about them, do not make it stale.
+/// The [version](wakala_core::Observation::version) of an observation holds while nobody changes the specification: pods
+/// that come and go, and the controller's notes about them, do not make it stale.
 #[derive(Clone)]
 pub struct Workload {
     cluster: Cluster,
@@ -52,7 +45,7 @@ pub struct Workload {
     namespace: Arc<str>,
     name: Arc<str>,
     subject: Arc<str>,
-    memory: Arc<Mutex<Memory>>,
+    progress: Arc<Mutex<Option<Progress>>>,
     watch: Arc<tokio::sync::Mutex<Option<Watch>>>,
 }
 
@@ -62,15 +55,8 @@ enum Kind {
     StatefulSet,
 }
 
-/// What was found on the way to a size, so that it need not be asked for at every pod that gets ready. Times are of the
-/// run's monotonic clock.
-#[derive(Default)]
-struct Memory {
-    owner: Option<(Duration, Option<Found>)>,
-    progress: Option<Progress>,
-    seen: Option<(Duration, Snapshot)>,
-}
-
+/// How far the pods were when somebody looked, in the run's monotonic time: so that nobody looks at all of them at every
+/// one that gets ready.
 struct Progress {
     ready: u32,
     /// When pods were looked at, or when more of them were ready than before.
@@ -117,7 +103,7 @@ impl Workload {
             subject: format!("{word} {namespace}/{name}").into(),
             namespace: namespace.into(),
             name: name.into(),
-            memory: Arc::default(),
+            progress: Arc::default(),
             watch: Arc::default(),
         }
     }
@@ -288,7 +274,6 @@ impl Workload {
         if next.is_settled() {
             *watch = None;
         }
-        self.memory().seen = Some((cx.clock().monotonic(), next.clone()));
         Ok(next)
     }
 
@@ -311,49 +296,15 @@ impl Workload {
         }
     }
 
-    /// The object now, or as [`next`](Self::next) told it a moment ago: who waits for changes looks after each of them.
-    pub(crate) async fn latest(&self, cx: &RunContext, operation: &'static str) -> Result<Snapshot> {
-        let seen = self.memory().seen.take();
-        match seen.filter(|(then, _)| is_recent(cx.clock().monotonic(), *then, SEEN_FOR)) {
-            Some((_, snapshot)) => Ok(snapshot),
-            None => self.snapshot(cx, operation).await,
-        }
-    }
-
     /// What sets the size by itself.
     pub(crate) async fn owner(&self, cx: &RunContext, operation: &'static str) -> Result<Option<Found>> {
         hpa::find(self, cx, operation).await
     }
 
-    /// The object with what sets its size by itself; on the way to a size, with what did so a moment ago.
-    pub(crate) async fn snapshot_and_owner(
-        &self,
-        cx: &RunContext,
-        operation: &'static str,
-    ) -> Result<(Snapshot, Option<Found>)> {
-        let now = cx.clock().monotonic();
-        let known = self.memory().owner.take().filter(|(then, _)| is_recent(now, *then, OWNER_FOR));
-        let (snapshot, listed, owner) = match known {
-            Some((listed, owner)) => (self.latest(cx, operation).await?, listed, owner),
-            None => {
-                let (snapshot, owner) =
-                    futures::try_join!(self.snapshot(cx, operation), self.owner(cx, operation))?;
-                (snapshot, now, owner)
-            }
-        };
-        if !snapshot.is_settled() {
-            self.memory().owner = Some((listed, owner.clone()));
-        }
-        Ok((snapshot, owner))
-    }
-
-    /// Notes that a size was just written: its owner is known, and pods get a moment before anybody asks why they are
-    /// not ready.
-    pub(crate) fn begin(&self, cx: &RunContext, ready: u32, owner: Option<&Found>) {
-        let now = cx.clock().monotonic();
-        let mut memory = self.memory();
-        memory.owner = Some((now, owner.cloned()));
-        memory.progress = Some(Progress { ready, looked: now, problem: None });
+    /// Notes that a size was just written: pods get a moment before anybody asks why they are not ready.
+    pub(crate) fn begin(&self, cx: &RunContext, ready: u32) {
+        let looked = cx.clock().monotonic();
+        *self.progress() = Some(Progress { ready, looked, problem: None });
     }
 
     /// Why pods of a workload that lags are not ready. Looks at the pods only where it is new or makes no progress, so
@@ -361,10 +312,10 @@ impl Workload {
     pub(crate) async fn problem(&self, cx: &RunContext, seen: &Snapshot) -> Option<String> {
         let now = cx.clock().monotonic();
         if !seen.is_lagging() {
-            self.memory().progress = None;
+            *self.progress() = None;
             return None;
         }
-        if let Some(last) = &mut self.memory().progress {
+        if let Some(last) = &mut *self.progress() {
             if seen.ready > last.ready {
                 *last = Progress { ready: seen.ready, looked: now, problem: None };
                 return None;
@@ -378,12 +329,12 @@ impl Workload {
             Err(error) => Some(format!("why pods are not ready cannot be told: {}", error.chain())),
         };
         let looked = cx.clock().monotonic();
-        self.memory().progress = Some(Progress { ready: seen.ready, looked, problem: problem.clone() });
+        *self.progress() = Some(Progress { ready: seen.ready, looked, problem: problem.clone() });
         problem
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    fn progress(&self) -> MutexGuard<'_, Option<Progress>> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn look_for_problem(&self, cx: &RunContext, seen: &Snapshot) -> Result<Option<String>> {

@@ -11,18 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 use wakala_aws::AwsConfig;
 use wakala_core::{Approval, Engine, Event, Observer, Record, Revert, RunHandle, Stop};
 use wakala_k8s::Cluster;
 use wakala_playbooks::rapid_scale::{KubernetesEks, RapidScale};
-use wakala_testbed::aws::AwsEndpoint;
-use wakala_testbed::{ControlPlane, NodeGroup, Workload, horizontal_pod_autoscaler, namespace, wait_until};
-
-const NAMESPACE: &str = "production";
-const EKS: &str = "wakala-production";
-const GROUP: &str = "workers-general";
+use wakala_testbed::{Production, ProductionOptions, wait_until};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -72,8 +67,7 @@ async fn main() -> Result<()> {
 }
 
 struct Bench {
-    control_plane: ControlPlane,
-    _aws: AwsEndpoint,
+    servers: Production,
     production: KubernetesEks,
     deployments: Api<Deployment>,
     sets: Api<StatefulSet>,
@@ -81,37 +75,24 @@ struct Bench {
 
 impl Bench {
     async fn start() -> Result<Self> {
-        let nodes = NodeGroup::new(GROUP, 30)
-            .with_cpu("4")
-            .with_memory("16Gi")
-            .with_pods(58)
-            .with_label("eks.amazonaws.com/nodegroup", GROUP);
-        let control_plane = ControlPlane::builder().with_nodes(nodes).start().await?;
-        let aws = AwsEndpoint::builder().start().await?;
-        aws.create_cluster(EKS).await?;
-        aws.create_nodegroup(EKS, GROUP, 5, 30, 50).await?;
-
-        let (client, post) = (control_plane.client().await?, PostParams::default());
-        Api::all(client.clone()).create(&post, &namespace(NAMESPACE)).await?;
-        let deployments: Api<Deployment> = Api::namespaced(client.clone(), NAMESPACE);
-        let sets: Api<StatefulSet> = Api::namespaced(client.clone(), NAMESPACE);
-        deployments
-            .create(&post, &Workload::new("wakala-api", 10).with_cpu_request("1200m").deployment())
-            .await?;
-        sets.create(&post, &Workload::new("redis-cache", 2).with_cpu_request("1").stateful_set()).await?;
-        let hpa = horizontal_pod_autoscaler("wakala-api", 5, 50, 70);
-        Api::namespaced(client.clone(), NAMESPACE).create(&post, &hpa).await?;
-
-        let cluster = Cluster::from_kubeconfig(control_plane.kubeconfig_path(), None).await?;
+        // All nodes are there already: what is compared is how fast the API gets its pods.
+        let servers =
+            Production::start(ProductionOptions { nodes: 30, ..ProductionOptions::default() }).await?;
+        let client = servers.control_plane().client().await?;
+        let cluster = Cluster::from_kubeconfig(servers.control_plane().kubeconfig_path(), None).await?;
+        let aws = servers.aws();
         let access = AwsConfig::new()
             .with_endpoint_url(aws.endpoint_url())
             .with_region(aws.region())
             .with_static_credentials(aws.access_key_id(), aws.secret_access_key().to_owned().into())
             .load()
             .await?;
-        let production = KubernetesEks::new(&cluster, NAMESPACE, &access, EKS, GROUP)
+        let (namespace, group) = (Production::NAMESPACE, Production::NODE_GROUP);
+        let production = KubernetesEks::new(&cluster, namespace, &access, Production::EKS_CLUSTER, group)
             .with_node_group(|group| group.with_poll(Duration::from_millis(500)));
-        let bench = Self { control_plane, _aws: aws, production, deployments, sets };
+        let (deployments, sets) =
+            (Api::namespaced(client.clone(), namespace), Api::namespaced(client, namespace));
+        let bench = Self { servers, production, deployments, sets };
         bench.reset().await?;
         Ok(bench)
     }
@@ -132,8 +113,9 @@ impl Bench {
     }
 
     async fn with_kubectl(&self) -> Result<Duration> {
-        let (kubectl, kubeconfig) = (self.control_plane.kubectl(), self.control_plane.kubeconfig_path());
-        let (kubectl, kubeconfig) = (kubectl.to_owned(), kubeconfig.to_owned());
+        let control_plane = self.servers.control_plane();
+        let (kubectl, kubeconfig) =
+            (control_plane.kubectl().to_owned(), control_plane.kubeconfig_path().to_owned());
         let took = tokio::task::spawn_blocking(move || -> Result<Duration> {
             let start = Instant::now();
             for arguments in [
@@ -143,7 +125,7 @@ impl Bench {
                 let output = Command::new(&kubectl)
                     .arg("--kubeconfig")
                     .arg(&kubeconfig)
-                    .args(["-n", NAMESPACE])
+                    .args(["-n", Production::NAMESPACE])
                     .args(arguments)
                     .output()?;
                 if !output.status.success() {

@@ -21,7 +21,8 @@ fn spike() -> Notification {
 }
 
 async fn posted(server: &MockServer) -> Vec<Value> {
-    server.received_requests().await.unwrap().iter().map(|request| request.body_json().unwrap()).collect()
+    let requests = server.received_requests().await.expect("the server records requests");
+    requests.iter().map(|request| request.body_json().expect("the body is JSON")).collect()
 }
 
 #[tokio::test]

@@ -300,7 +300,14 @@ impl StepRun<'_> {
                 (ErrorKind::DeadlineExceeded, _) if self.cx.time_left() == Some(Duration::ZERO) => {
                     return self.last_look(error).await;
                 }
-                (_, Retry::Never | Retry::Exhausted) => return Err(Early::Failed(error)),
+                (_, Retry::Never | Retry::Exhausted) => {
+                    // An operation that the provider gave up may have been rolled back by it.
+                    let look = self.node.step.observe(&self.cx, &self.planned.step);
+                    if let Some(Ok(Observed::AtPrior)) = within(&**self.cx.clock(), CALL_LIMIT, look).await {
+                        self.effect = EffectKnown::None;
+                    }
+                    return Err(Early::Failed(error));
+                }
                 // Reading is always safe to repeat.
                 (_, _) => match self.pause(failures, error).await {
                     Err(Early::Failed(error)) => return self.last_look(error).await,

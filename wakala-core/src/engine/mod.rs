@@ -25,11 +25,14 @@ pub use handle::{RunHandle, Stop};
 pub use report::{Obligation, Residual, RunReport, Status, StepOutcome, StepReport};
 
 use crate::clock::within;
-use interpreter::{CALL_LIMIT, Interpreter, no_answer};
+use interpreter::{CALL_LIMIT, Interpreter, backoff, no_answer};
 use journal::{Journal, RunState};
 
 /// How long planning one step, asking one guard or making one check may take.
 const PLAN_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often a step is asked for its plan where the provider is busy.
+const PLAN_ATTEMPTS: u32 = 3;
 
 /// Which steps [`Engine::revert`] takes back.
 #[non_exhaustive]
@@ -120,7 +123,7 @@ impl Engine {
             let cx = cx.for_step(&node.step.id(), crate::Phase::Plan, 1);
             async move {
                 let id = node.step.id();
-                let planned = within(&*self.clock, PLAN_LIMIT, node.step.plan(&cx)).await;
+                let planned = within(&*self.clock, PLAN_LIMIT, self.plan_step(node, &cx)).await;
                 planned.unwrap_or_else(|| Err(no_answer("plan", PLAN_LIMIT).on(&id))).and_then(|step| {
                     if step.id == id {
                         Ok(PlannedStep { step, policy: node.policy })
@@ -147,6 +150,19 @@ impl Engine {
         .await;
         findings.extend(all_or_errors(checks)?.into_iter().flatten());
         Ok(Plan::new(playbook, self.clock.now(), self.plan_validity, steps, findings))
+    }
+
+    /// Plans one step; asks again where the provider is busy, since reading twice does no harm.
+    async fn plan_step(&self, node: &StepNode, cx: &RunContext) -> Result<StepPlan> {
+        for attempt in 1..PLAN_ATTEMPTS {
+            match node.step.plan(cx).await {
+                Err(error) if matches!(error.retry(), Retry::Safe { .. } | Retry::ObserveFirst) => {
+                    cx.sleep(backoff(attempt)).await?;
+                }
+                decided => return decided,
+            }
+        }
+        node.step.plan(cx).await
     }
 
     /// A guard that has no data before the run would be blind in it too.
@@ -284,5 +300,6 @@ fn all_or_errors<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
         return Err(first);
     }
     let message = format!("{}; also: {}", first.chain(), others.join("; "));
-    Err(Error::new(first.kind(), "plan", message).with_retry(first.retry()).with_source(first))
+    // Without a source: the message has all of them, each with its causes.
+    Err(Error::new(first.kind(), "plan", message).with_retry(first.retry()))
 }

@@ -154,7 +154,7 @@ async fn a_step_that_cannot_be_planned_keeps_everything_as_it_is() {
     for step in STEPS {
         for fault in Fault::ALL {
             let what = format!("{step}.plan fails as {fault:?}");
-            let (world, faults) = (World::new(), Faults::new().on("plan", 1, fault));
+            let (world, faults) = (World::new(), Faults::new().from("plan", 1, fault));
             let before = world.snapshot();
             let playbook = world.playbook(OnFailure::KeepAndHold, step, &faults);
             let engine = world.engine(Arc::new(MemoryStore::new()));
@@ -165,6 +165,20 @@ async fn a_step_that_cannot_be_planned_keeps_everything_as_it_is() {
                 error.chain()
             );
             assert_eq!(world.snapshot(), before, "{what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_is_busy_once_does_not_cost_the_plan() {
+    for step in STEPS {
+        for fault in [Fault::Retryable { after: None }, Fault::RequestLost] {
+            let what = format!("{step}.plan fails once as {fault:?}");
+            let (world, faults) = (World::new(), Faults::new().on("plan", 1, fault));
+            let playbook = world.playbook(OnFailure::KeepAndHold, step, &faults);
+            let engine = world.engine(Arc::new(MemoryStore::new()));
+            let report = world.run(&what, &engine, &playbook).await.unwrap();
+            assert_eq!((report.status, faults.reached()), (Status::Succeeded, true), "{what}: {report}");
         }
     }
 }

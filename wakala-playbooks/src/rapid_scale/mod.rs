@@ -185,7 +185,8 @@ impl RapidScale {
         let limits =
             production.set_environment("limits".into(), &self.environment(), self.api_replicas.into());
         let capacity = together([
-            temporary(nodes).into(),
+            // A node group takes one change at a time: others are waited for.
+            temporary(nodes).with_attempts(20).into(),
             step(cache.step("cache")).into(),
             sequence([temporary(Arc::new(floor)).into(), step(api.step("api")).into()]),
         ]);
