@@ -65,7 +65,7 @@ async fn stays_away(bed: &Bed, before: &crate::bed::Seen, site: &Site) {
     .unwrap();
     let cluster = Cluster::from_kubeconfig(site.access().kubeconfig_path(), None).await.unwrap();
     let api = Workload::deployment(&cluster, site.namespace.name(), "wakala-api");
-    let limit = Duration::from_secs(6);
+    let limit = Duration::from_secs(10);
     let floor = RaiseFloor::to(Arc::new(HorizontalAutoscaler::of(&api)), 6).step("floor");
     let scale = ScaleUp::to(Arc::new(api), 6).with_floor_raised().step("scale");
     let playbook = Playbook::builder("small")

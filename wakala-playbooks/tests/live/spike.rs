@@ -66,7 +66,6 @@ async fn the_runbook_there_and_back() {
     assert_eq!((site.seen().await, again.steps), (back, reverted.steps));
 }
 
-/// Erratum 1, on the real autoscaler: it takes a count below its floor up, and one above its ceiling down, at once.
 #[tokio::test]
 async fn a_deployment_without_autoscaler_is_scaled_alone() {
     let site = Site::new(Shape { hpa: None, ..Shape::SMALL }).await;
