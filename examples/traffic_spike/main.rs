@@ -23,6 +23,8 @@ mod args;
 mod live;
 mod page;
 mod simulate;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use args::{Args, Policy};
