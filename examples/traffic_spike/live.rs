@@ -7,9 +7,11 @@ use std::sync::Arc;
 use serde::Serialize;
 use wakala_aws::AwsConfig;
 use wakala_core::{
-    Approval, Clock as _, Engine, Plan, Revert, RunHandle, RunReport, Status, Stop, SystemClock,
+    Approval, Clock as _, Engine, LogNotifier, Notifier, Plan, Revert, RunHandle, RunReport, Status, Stop,
+    SystemClock,
 };
 use wakala_k8s::Cluster;
+use wakala_playbooks::notify::WebhookNotifier;
 use wakala_playbooks::rapid_scale::KubernetesEks;
 use wakala_playbooks::report::Page;
 
@@ -28,13 +30,17 @@ struct Site {
 
 pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
     let options = &args.live_options;
+    // For the alert, where no webhook is given, and for what the libraries have to say.
+    let level = tracing_subscriber::filter::LevelFilter::WARN;
+    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).init();
     let view = if args.json { View::silent() } else { View::of_stdout() };
     let site = if options.testbed { testbed::start(&view).await? } else { connect(options).await? };
 
     let clock = Arc::new(SystemClock::new());
     view.set_origin(clock.now());
     let engine = Engine::new().with_clock(clock).with_observer(Arc::new(view.clone()));
-    let playbook = args.parameters.playbook().playbook(&site.production)?;
+    let production = site.production.clone().with_notifier(notifier()?);
+    let playbook = args.parameters.playbook().playbook(&production)?;
     let plan = engine.plan(&playbook).await?;
     view.line(&format!("{plan}"));
 
@@ -69,6 +75,17 @@ async fn connect(options: &LiveOptions) -> Result<Site, Failure> {
     let production =
         KubernetesEks::new(&cluster, &options.namespace, &aws, &options.cluster, &options.node_group);
     Ok(Site { production, _servers: None })
+}
+
+/// Who is alerted. A webhook's address is a secret, so it comes by the environment and not by the command line.
+fn notifier() -> Result<Arc<dyn Notifier>, Failure> {
+    if let Ok(url) = std::env::var("WAKALA_SLACK_WEBHOOK") {
+        return Ok(Arc::new(WebhookNotifier::slack(url.into())?));
+    }
+    if let Ok(url) = std::env::var("WAKALA_WEBHOOK") {
+        return Ok(Arc::new(WebhookNotifier::json(url.into())?));
+    }
+    Ok(Arc::new(LogNotifier))
 }
 
 /// Asks the person at the terminal. Without one, only `--yes` approves.

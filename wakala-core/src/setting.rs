@@ -363,6 +363,7 @@ impl<S: Setting> PlaybookStep for SettingStep<S> {
             let restored = self.setting.restore(cx, &prior, &written, &current).await;
             return restored.map_err(|error| lost_race(error, current.version.as_ref()));
         }
-        Ok(Undone::NotOurs(describe(&changes(&written, &current.value)?)))
+        let since = describe(&changes(&written, &current.value)?);
+        Ok(Undone::NotOurs(format!("somebody changed it since ({since})")))
     }
 }

@@ -126,7 +126,9 @@ fn collect(path: &str, from: Option<&Value>, to: Option<&Value>, changes: &mut V
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let show = |side: &Option<String>| side.clone().unwrap_or_else(|| "(none)".to_owned());
-        write!(f, "{}: {} -> {}", self.path, show(&self.from), show(&self.to))
+        // A value that is no object has no path.
+        let separator = if self.path.is_empty() { "" } else { ": " };
+        write!(f, "{}{separator}{} -> {}", self.path, show(&self.from), show(&self.to))
     }
 }
 
@@ -361,6 +363,6 @@ mod tests {
         let to = json!({"min": 50, "max": 20, "env": {"A": "1"}, "same": [1, 2]});
         let lines: Vec<_> = Change::between(&from, &to).iter().map(ToString::to_string).collect();
         assert_eq!(lines, ["env.A: (none) -> 1", "min: 5 -> 50"]);
-        assert_eq!(Change::between(&json!(3), &json!({"a": 3}))[0].path, "");
+        assert_eq!(Change::between(&json!(3), &json!(4))[0].to_string(), "3 -> 4");
     }
 }

@@ -58,6 +58,8 @@ impl Moto {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log_writer)
+            // Ctrl-C at the terminal is meant for the program that uses it, which may still need it to clean up.
+            .process_group(0)
             .kill_on_drop(true);
         // A profile or an endpoint of the user's must not reach boto, which moto uses inside.
         for (name, _) in env::vars_os() {

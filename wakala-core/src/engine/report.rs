@@ -294,7 +294,7 @@ impl fmt::Display for StepOutcome {
             Self::NotBegun => f.write_str("not begun"),
             Self::TakenBack => f.write_str("taken back"),
             Self::NothingToTakeBack => f.write_str("nothing to take back"),
-            Self::NotOurs(what) => write!(f, "left alone, somebody changed it since: {what}"),
+            Self::NotOurs(what) => write!(f, "left alone: {what}"),
             Self::Deferred(what) => write!(f, "taken back in part: {what}"),
             Self::UndoFailed(failure) => write!(f, "UNDO FAILED: {failure}"),
         }

@@ -189,7 +189,7 @@ impl fmt::Display for Record {
             Self::Undone { step, undone: Undone::Restored } => write!(f, "{step}: taken back"),
             Self::Undone { step, undone: Undone::Nothing } => write!(f, "{step}: nothing to take back"),
             Self::Undone { step, undone: Undone::NotOurs(what) } => {
-                write!(f, "{step}: left alone, somebody changed it since ({what})")
+                write!(f, "{step}: left alone, {what}")
             }
             Self::Undone { step, undone: Undone::Deferred(what) } => {
                 write!(f, "{step}: taken back in part, {what}")

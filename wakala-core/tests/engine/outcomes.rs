@@ -262,11 +262,7 @@ async fn drift_since_the_plan_is_left_alone() {
     let report = bench.run_plan(&playbook, &plan).await.unwrap();
     assert_eq!((report.status, limit.value(), limit.writes().len()), (Status::Held, 7, 0));
     assert_eq!(effect(&report, "limit"), EffectKnown::None);
-    assert!(
-        report.reason.contains("changed by somebody else since the plan (: 1 -> 7)"),
-        "{}",
-        report.reason
-    );
+    assert!(report.reason.contains("changed by somebody else since the plan (1 -> 7)"), "{}", report.reason);
 }
 
 /// The engine looks before it acts, and does not leave that to the step.

@@ -166,7 +166,7 @@ async fn a_report_says_what_is_different_and_what_is_owed() {
         run run-1, 11m
 
           api-floor  taken back
-          api        left alone, somebody changed it since: autoscaler of deployment production/api sets the size, now 50, and follows the load from there
+          api        left alone: autoscaler of deployment production/api sets the size, now 50, and follows the load from there
           limits     taken back
           alert      nothing to take back
         ",

@@ -58,7 +58,10 @@ async fn what_somebody_changed_since_is_left_alone() {
     limit.meddle(7);
     let report = bench.revert(&playbook, Revert::Everything).await;
     assert_eq!(limit.value(), 7);
-    assert_eq!(outcome(&report, "limit"), &StepOutcome::NotOurs(": 2 -> 7".to_owned()));
+    assert_eq!(
+        outcome(&report, "limit"),
+        &StepOutcome::NotOurs("somebody changed it since (2 -> 7)".to_owned())
+    );
 }
 
 #[tokio::test]
