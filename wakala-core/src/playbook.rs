@@ -370,6 +370,9 @@ impl Part {
     }
 }
 
+/// The longest time that a playbook may name: beyond it clocks and calendars end.
+const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+
 /// Builds a [`Playbook`].
 #[derive(Debug)]
 pub struct PlaybookBuilder {
@@ -419,7 +422,7 @@ impl PlaybookBuilder {
     ///
     /// # Errors
     /// `InvalidConfig` for a playbook without steps, for a name that is empty or used twice, for a soak that asks
-    /// never or no guard.
+    /// never or no guard, for a time of more than ten years.
     pub fn build(self) -> Result<Playbook> {
         let Self { name, description, parts, preflight, on_failure } = self;
         let subject = format!("playbook {name}");
@@ -439,7 +442,21 @@ impl PlaybookBuilder {
                 return refuse(format!("the name {id} is used twice; rename one"));
             }
         }
+        let too_long = |times: &[Duration]| times.iter().any(|time| *time > LONGEST);
+        for node in steps {
+            let StepPolicy { temporary, limit, .. } = node.policy;
+            if too_long(&[temporary.unwrap_or_default(), limit.unwrap_or_default()]) {
+                return refuse(format!(
+                    "step {} has a limit or deadline of more than ten years; choose less",
+                    node.step.id()
+                ));
+            }
+        }
         for soak in soaks {
+            let SoakTiming { duration, interval, grace, blind_limit, .. } = soak.timing;
+            if too_long(&[duration, interval, grace, blind_limit]) {
+                return refuse(format!("soak {} has a time of more than ten years; choose less", soak.id));
+            }
             if soak.guards.is_empty() {
                 return refuse(format!("soak {} has no guard, so it would watch nothing; add one", soak.id));
             }

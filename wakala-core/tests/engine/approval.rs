@@ -1,6 +1,7 @@
 //! Plan first: what is read, what is refused before anything is touched.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use wakala_core::testing::{
     Answer, FakeMetrics, FakeTarget, Fault, Faults, FaultyStep, MockPlaybookStep, MockPreflight,
@@ -264,6 +265,14 @@ fn a_playbook_that_makes_no_sense_is_not_built() {
         (
             builder().then(node(&limit, "a")).then(soak().with_guard(always_fine()).with_fail_limit(0)),
             "a fail limit above 0",
+        ),
+        (builder().then(node(&limit, "a").temporary(Duration::MAX)), "step a has a limit or deadline"),
+        (builder().then(node(&limit, "a").with_limit(Duration::MAX)), "step a has a limit or deadline"),
+        (
+            builder()
+                .then(node(&limit, "a"))
+                .then(Soak::new("soak", Duration::MAX).with_guard(always_fine())),
+            "soak soak has a time",
         ),
     ];
     for (builder, words) in broken {
