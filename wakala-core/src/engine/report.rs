@@ -14,7 +14,7 @@ use crate::{Applied, Change, PlannedStep, RunId, StepId, Undone};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// All that it did is taken back.
+    /// All that was to be taken back is; what was not is in the report.
     Compensated,
     /// It failed or was only half taken back; what is left is in the report, and a person decides.
     Held,

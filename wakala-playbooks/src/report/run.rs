@@ -14,7 +14,7 @@ pub(super) fn summary(run: &RunReport) -> Markup {
         Record::Created { approved_by, .. } => Some(approved_by),
         _ => None,
     });
-    let (tone, advice) = judge(run.status);
+    let (tone, advice) = (tone_of(run.status), advice(run));
     html! {
         div class={ "verdict " (tone) } {
             p { strong class="status" { (run.status) } " " (run.reason) }
@@ -32,14 +32,22 @@ pub(super) fn summary(run: &RunReport) -> Markup {
     }
 }
 
-fn judge(status: Status) -> (&'static str, &'static str) {
+fn tone_of(status: Status) -> &'static str {
     match status {
-        Status::Succeeded => ("good", ""),
-        Status::Compensated => ("warn", "All that it did is taken back."),
-        Status::Stopped => ("warn", ""),
-        Status::Held => ("bad", "What was done is kept as listed below. A person decides what comes next."),
-        Status::Stuck => ("bad", "Something could not be taken back. A person must look."),
-        _ => ("neutral", ""),
+        Status::Succeeded => "good",
+        Status::Compensated | Status::Stopped => "warn",
+        Status::Held | Status::Stuck => "bad",
+        _ => "neutral",
+    }
+}
+
+fn advice(run: &RunReport) -> &'static str {
+    match run.status {
+        Status::Compensated if run.residuals.is_empty() => "All that it did is taken back.",
+        Status::Compensated => "What was not to be taken back is listed below.",
+        Status::Held => "What was done is kept as listed below. A person decides what comes next.",
+        Status::Stuck => "Something could not be taken back. A person must look.",
+        _ => "",
     }
 }
 
@@ -225,7 +233,7 @@ fn tone(record: &Record) -> &'static str {
         }
         Record::GuardTurned { verdict, .. } if !verdict.is_pass() => "bad",
         Record::Verified { .. } | Record::SoakClosed { failure: None, .. } => "good",
-        Record::Ended { status, .. } => judge(*status).0,
+        Record::Ended { status, .. } => tone_of(*status),
         _ => "neutral",
     }
 }
