@@ -101,11 +101,11 @@ pub(crate) async fn run(policy: Policy, args: &Args, view: &View) -> Result<Outc
 /// What people and the playbook do, from the alarm to the revert.
 async fn answer(world: &World, args: &Args, length: Duration, view: &View) -> Result<Option<Response>> {
     let clock = world.clock();
+    let playbook = args.parameters.playbook().playbook(&Simulated::new(world))?;
     let Some(alarm) = alarm(world, length).await? else { return Ok(None) };
     view.line(&format!("{} ALARM: the p95 latency is above {OBJECTIVE:?}", stamp(alarm)));
 
     let engine = world.engine().with_observer(Arc::new(view.clone()));
-    let playbook = args.parameters.playbook().playbook(&Simulated::new(world))?;
     let plan = engine.plan(&playbook).await?;
     view.line(&format!("\n{plan}"));
     clock.sleep(args.reaction).await;
