@@ -33,6 +33,8 @@ impl Front {
                 self.delete_nodegroup(&group(cluster, nodegroup), incoming).await
             }
             (Operation::DescribeNodegroup, [_, cluster, _, nodegroup]) => {
+                // An update that ended between moto's answer and the status would show old sizes as the new ones.
+                let _changing = self.changing.lock().await;
                 let reply = self.proxy(incoming).await;
                 Ok(self.with_status(&group(cluster, nodegroup), reply).into())
             }

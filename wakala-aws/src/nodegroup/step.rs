@@ -310,7 +310,13 @@ impl PlaybookStep for NodeGroupStep {
         }
         let Ends { prior, target } = Ends::of(plan)?;
         // An update in progress may be the run's own, and may yet fail.
-        let current = self.group().idle(cx).await?.sizes;
+        let mut current = self.group().idle(cx).await?.sizes;
+        if current == prior {
+            // EKS promises no consistent reads, and to take stale sizes for the present ones would leave everything in
+            // place: that there is nothing to do must be seen twice.
+            cx.sleep(self.group().poll).await?;
+            current = self.group().idle(cx).await?.sizes;
+        }
         let taken = take_back(prior, target, current, self.wanted.shrinking);
         if taken.to != current {
             // Under a token of the SDK's: undo may be asked for again much later, when a token made of the request would
