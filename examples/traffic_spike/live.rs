@@ -137,6 +137,13 @@ fn show(args: &Args, plan: &Plan, report: &RunReport) -> Result<(), Failure> {
         return Ok(());
     }
     println!("\n{report}");
+    if !report.residuals.is_empty() {
+        // The report speaks of revert, which needs the run's journal.
+        println!(
+            "This program keeps its run in memory: from here on, what is listed above is put back by hand, or by \
+             --revert in the same run.\n"
+        );
+    }
     if !args.no_page {
         let page = Page::new("Traffic spike, live").with_run(report).with_plan(plan).render();
         std::fs::write(&args.page, page)
