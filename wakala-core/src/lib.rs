@@ -96,7 +96,7 @@ mod setting;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod step;
-mod store;
+pub mod store;
 mod target;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -106,7 +106,8 @@ pub use clock::ManualClock;
 pub use clock::{Clock, SystemClock};
 pub use context::{Phase, RunContext};
 pub use engine::{
-    Engine, Obligation, Residual, Revert, RunHandle, RunReport, Status, StepOutcome, StepReport, Stop,
+    Control, Engine, Obligation, Residual, Revert, RunHandle, RunReport, Status, StepOutcome, StepReport,
+    Stop,
 };
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use event::{ChannelObserver, Event, Notice, Observer, Silent, TracingObserver};
@@ -127,7 +128,7 @@ pub use setting::{Convergence, Setting, SettingInfo, SettingStep, Versioned};
 pub use step::{
     Applied, Change, Effect, Observed, Permission, PlaybookStep, Reversibility, SafeSide, StepPlan, Undone,
 };
-pub use store::{EffectKnown, Entry, Failure, MemoryStore, Record, RunStore};
+pub use store::{EffectKnown, Entry, Failure, MemoryStore, Record, RunStore, Unwind};
 pub use target::{
     Bounds, Capability, Observation, Owner, ScalableTarget, ScalableTargetExt, ScaleOptions, SharedTarget,
     Units,

@@ -8,12 +8,16 @@ use futures::future::{FutureExt as _, join_all};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{PlannedStep, liveness};
-use crate::store::{Entry, MemoryStore, Record, RunStore};
+use crate::store::{
+    self as stored, Entry, Lease, LeaseTerms, MemoryStore, NewRun, Record, Release, RunStore, StoredRun,
+    Takeover,
+};
 use crate::{
     Approval, Clock, Error, ErrorKind, Finding, Observer, Plan, Playbook, Result, Retry, RunContext, RunId,
     Silent, StepId, StepNode, StepPlan, SystemClock, Verdict,
 };
 
+mod control;
 mod handle;
 mod interpreter;
 mod journal;
@@ -21,6 +25,7 @@ mod report;
 mod soak;
 mod unwind;
 
+pub use control::Control;
 pub use handle::{RunHandle, Stop};
 pub use report::{Obligation, Residual, RunReport, Status, StepOutcome, StepReport};
 
@@ -192,24 +197,32 @@ impl Engine {
         run: &RunHandle,
     ) -> Result<RunReport> {
         plan.check(playbook, approval, &*self.clock)?;
-        let created = Record::Created { plan: Box::new(plan.clone()), approved_by: approval.by.clone() };
-        let first = Entry::new(0, self.clock.now(), created);
-        let resources = plan.resources();
-        let create = self.store.create(run.id(), &resources, first.clone());
-        if let Err(error) = self.ask_store("create", run.id(), create).await
-            && !self.is_kept(run.id(), &first, &error).await
-        {
-            return Err(error);
-        }
-        let journal = Journal::new(self, run.id(), vec![first]);
+        let (plan_kept, approval) = (Box::new(plan.clone()), Some(approval.clone()));
+        let created = Record::Created { plan: plan_kept, approval, supersedes: None };
+        let first = Entry::new(0, self.clock.now(), 1, created);
+        let line = first.line(run.id(), None);
+        let tip = line.hash.clone();
+        let new = NewRun {
+            run: run.id().clone(),
+            resources: plan.resources(),
+            terms: self.terms(),
+            first: line,
+            supersedes: Vec::new(),
+        };
+        let lease = match self.ask_store("create", run.id(), self.store.create(new)).await {
+            Ok(lease) => lease,
+            Err(error) if self.is_kept(run.id(), &tip, &error).await => Lease { epoch: 1 },
+            Err(error) => return Err(error),
+        };
+        let journal = Journal::new(self, run.id(), lease.epoch, vec![first], Some(tip));
         let interpreter = Interpreter::new(self, plan, nodes(playbook), journal, run);
         let report = interpreter.run(playbook.root()).await;
-        Ok(self.released(report).await)
+        Ok(self.released(report, lease.epoch).await)
     }
 
     /// Gives the run's resources back. A store that fails now must not cost the report of what was done.
-    async fn released(&self, mut report: RunReport) -> RunReport {
-        let release = self.store.release(&report.run_id);
+    async fn released(&self, mut report: RunReport, epoch: u64) -> RunReport {
+        let release = self.store.release(&report.run_id, epoch, Release::Resources);
         if let Err(error) = self.ask_store("release", &report.run_id, release).await {
             report.reason =
                 format!("{}; its resources could not be given back ({})", report.reason, error.chain());
@@ -225,7 +238,7 @@ impl Engine {
     /// Only before the first effect: `NotFound` for an unknown run, `Conflict` where the run is not at an end or
     /// another run holds one of its resources, `InvalidConfig` where the playbook lacks one of the run's steps.
     pub async fn revert(&self, playbook: &Playbook, run: &RunHandle, scope: Revert) -> Result<RunReport> {
-        let entries = self.load(run.id()).await?;
+        let stored::Journal { entries, tip, .. } = stored::Journal::read(&self.load(run.id()).await?);
         let state = RunState::of(&entries)?;
         let plan = state.plan().clone();
         let refuse =
@@ -245,13 +258,19 @@ impl Engine {
             );
         }
         let resources = plan.resources();
-        self.ask_store("claim", run.id(), self.store.claim(run.id(), &resources)).await?;
-        let journal = Journal::new(self, run.id(), entries);
+        let terms = self.terms();
+        let acquire = self.store.acquire(run.id(), &resources, &terms, Takeover::Lapsed);
+        let lease = self.ask_store("acquire", run.id(), acquire).await?;
+        let journal = Journal::new(self, run.id(), lease.epoch, entries, tip);
         let report = Interpreter::new(self, &plan, nodes, journal, run).revert(scope).await;
-        Ok(self.released(report).await)
+        Ok(self.released(report, lease.epoch).await)
     }
 
-    async fn load(&self, run: &RunId) -> Result<Vec<Entry>> {
+    fn terms(&self) -> LeaseTerms {
+        LeaseTerms { owner: "engine".to_owned(), ttl: Duration::from_secs(60) }
+    }
+
+    async fn load(&self, run: &RunId) -> Result<StoredRun> {
         self.ask_store("load", run, self.store.load(run)).await
     }
 
@@ -266,13 +285,11 @@ impl Engine {
         answer.unwrap_or_else(|| Err(no_answer(operation, CALL_LIMIT).on(format!("the store of run {run}"))))
     }
 
-    /// Whether the store has an entry although its answer was an error: a lost answer is looked into, as those of
+    /// Whether the store has a line although its answer was an error: a lost answer is looked into, as those of
     /// steps are.
-    async fn is_kept(&self, run: &RunId, entry: &Entry, error: &Error) -> bool {
+    async fn is_kept(&self, run: &RunId, hash: &str, error: &Error) -> bool {
         error.retry() == Retry::ObserveFirst
-            && self.load(run).await.is_ok_and(|kept| {
-                kept.last().is_some_and(|last| last.seq == entry.seq && last.record == entry.record)
-            })
+            && self.load(run).await.is_ok_and(|kept| kept.lines.last().is_some_and(|last| last.hash == hash))
     }
 
     /// What a run did and what is left of it, from its journal.
@@ -280,7 +297,7 @@ impl Engine {
     /// # Errors
     /// `NotFound` for an unknown run.
     pub async fn report(&self, run: &RunId) -> Result<RunReport> {
-        let entries = self.load(run).await?;
+        let stored::Journal { entries, .. } = stored::Journal::read(&self.load(run).await?);
         Ok(RunReport::of(run, &RunState::of(&entries)?, entries))
     }
 }
