@@ -87,6 +87,7 @@ mod event;
 mod floor;
 pub mod guard;
 mod ids;
+mod limits;
 mod metrics;
 mod notify;
 mod plan;
@@ -114,12 +115,13 @@ pub use event::{ChannelObserver, Event, Notice, Observer, Silent, TracingObserve
 pub use floor::{Autoscaler, AutoscalerState, RaiseFloor, TruceGuard};
 pub use guard::{Guard, MetricGuard, ReadyGuard, Verdict};
 pub use ids::{GuardId, ResourceKey, RunId, StepId, TargetId, Version};
+pub use limits::{Floor, Removal};
 pub use metrics::{Coverage, MetricQuery, MetricsSource, Sample, Unit};
 pub use notify::{LogNotifier, Notification, Notifier, NotifyStep, Severity};
-pub use plan::{Approval, Outline, Plan, PlannedSoak, PlannedStep};
+pub use plan::{Approval, Outline, Plan, PlannedSoak, PlannedStep, PlannedWatch};
 pub use playbook::{
-    Finding, FindingLevel, OnFailure, Part, Playbook, PlaybookBuilder, Preflight, Soak, SoakTiming, StepNode,
-    StepPolicy, sequence, shared_step, step, together,
+    Finding, FindingLevel, Gate, GuardLimits, OnFailure, Part, Playbook, PlaybookBuilder, Preflight, Soak,
+    SoakTiming, StepNode, StepPolicy, Urgency, Watch, gate, sequence, shared_step, step, together,
 };
 pub use secrecy::{ExposeSecret, SecretString};
 

@@ -129,6 +129,7 @@ impl<'a> Interpreter<'a> {
             match &part.0 {
                 Node::Step(node) => self.step(node).await,
                 Node::Soak(soak) => self.soak(soak).await,
+                Node::Gate(_) => unreachable!(),
                 Node::Sequence(parts) => {
                     for part in parts {
                         match self.part(part).await? {
