@@ -142,7 +142,8 @@ impl Watched<'_> {
         let interval = self.soak.timing.limits.interval;
         let now = round.cx.clock().now();
         match now.duration_since(at) {
-            Ok(gap) if gap <= interval * 2 => Ok(()),
+            // No longer than until the next record at the latest: what was not recorded is all that is lost.
+            Ok(gap) if gap <= interval * (RECORD_EVERY + 2) => Ok(()),
             Ok(_) if self.fill(round, at, now).await? => Ok(()),
             // Nobody knows, or the clock was set back: nothing before this can be counted on.
             _ => {
