@@ -72,6 +72,12 @@ impl ScalableTarget for Workload {
         permissions
     }
 
+    fn read_permissions(&self) -> Vec<Permission> {
+        let mut permissions = Self::read_permissions(self);
+        permissions.extend(hpa::find_permissions(self));
+        permissions
+    }
+
     async fn observe(&self, cx: &RunContext) -> Result<Observation> {
         const OPERATION: &str = "observe";
         let (snapshot, owner) = futures::try_join!(self.snapshot(cx, OPERATION), self.owner(cx, OPERATION))?;
