@@ -256,6 +256,21 @@ mod tests {
         ScaleOptions::if_version(Some(version.into()))
     }
 
+    #[tokio::test]
+    async fn who_only_reads_needs_all_but_the_write() {
+        let (cluster, _) = scripted(Vec::<(u16, Value)>::new());
+        for workload in [
+            Workload::deployment(&cluster, "production", "api"),
+            Workload::stateful_set(&cluster, "production", "redis"),
+        ] {
+            let target: &dyn ScalableTarget = &workload;
+            let (mut all, reading) = (target.permissions(), target.read_permissions());
+            all.retain(|permission| permission.action != "patch");
+            assert_eq!(reading, all);
+            assert!(reading.len() < target.permissions().len());
+        }
+    }
+
     /// What `set_desired` to 50 answers, and the requests that it made.
     async fn set(
         options: ScaleOptions,

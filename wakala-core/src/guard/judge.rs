@@ -104,3 +104,113 @@ impl MetricGuard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::guard::{Guard, MetricCondition, metric};
+    use crate::{Clock, ManualClock, MetricQuery, MetricsSource, Result, RunContext, Unit};
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// A minute of history for each value, the last of them now.
+    #[derive(Debug)]
+    struct Minutes(Vec<f64>);
+
+    #[async_trait]
+    impl MetricsSource for Minutes {
+        async fn latest(&self, cx: &RunContext, query: &MetricQuery) -> Result<Option<Sample>> {
+            Ok(self.range(cx, query, Duration::ZERO).await?.pop())
+        }
+
+        async fn range(&self, cx: &RunContext, _: &MetricQuery, window: Duration) -> Result<Vec<Sample>> {
+            let ages = (0..u32::try_from(self.0.len()).unwrap()).rev().map(|minutes| MINUTE * minutes);
+            let samples = self.0.iter().zip(ages).filter(|(_, age)| *age <= window);
+            let now = cx.clock().now();
+            Ok(samples.map(|(value, age)| Sample::new(now - age, *value, Unit::Ratio)).collect())
+        }
+    }
+
+    fn errors(values: &[f64]) -> MetricCondition {
+        metric(Arc::new(Minutes(values.to_vec())), "errors")
+    }
+
+    fn context(baseline: impl Into<Option<f64>>) -> RunContext {
+        let clock = ManualClock::default();
+        clock.advance(MINUTE * 60);
+        RunContext::new("run-1".into(), Arc::new(clock)).with_baseline(baseline.into())
+    }
+
+    #[tokio::test]
+    async fn a_baseline_comes_from_the_plan() {
+        let below = || errors(&[0.030]).below_baseline_times(1.5);
+        let above = || errors(&[0.8]).above_baseline_times(0.9);
+        for (guard, baseline, expected) in [
+            (below(), Some(0.021), "pass: errors is 0.0300"),
+            (
+                below(),
+                Some(0.02),
+                "FAIL: errors is 0.0300, must be below 0.0300 (1.5 times the baseline of 0.0200)",
+            ),
+            (below().with_slack(0.002), Some(0.02), "pass: errors is 0.0300"),
+            (
+                below().with_slack(0.002),
+                Some(0.01),
+                "FAIL: errors is 0.0300, must be below 0.0170 (1.5 times the baseline of 0.0100 plus 0.002)",
+            ),
+            (below(), None, "no verdict: errors has no baseline: the plan was made without one"),
+            (below(), Some(f64::NAN), "no verdict: errors has no baseline: the plan was made without one"),
+            (above(), Some(0.88), "pass: errors is 0.8000"),
+            (
+                above(),
+                Some(0.9),
+                "FAIL: errors is 0.8000, must be above 0.8100 (0.9 times the baseline of 0.9000)",
+            ),
+            (above().with_slack(0.02), Some(0.9), "pass: errors is 0.8000"),
+        ] {
+            assert_eq!(guard.evaluate(&context(baseline)).await.to_string(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_past_is_judged_by_the_baseline_too() {
+        let cx = context(0.01);
+        let guard = errors(&[0.01, 0.03, 0.012]).below_baseline_times(2.0);
+        let history = guard.history(&cx, MINUTE).await.unwrap();
+        let now = cx.clock().now();
+        assert_eq!(
+            history.iter().map(|(time, _)| now.duration_since(*time).unwrap()).collect::<Vec<_>>(),
+            [MINUTE, Duration::ZERO]
+        );
+        assert_eq!(history.iter().map(|(_, verdict)| verdict.is_pass()).collect::<Vec<_>>(), [false, true]);
+    }
+
+    #[tokio::test]
+    async fn a_proof_uses_the_baseline_of_the_plan() {
+        let guard = errors(&[0.5]).below_baseline_times(3.0);
+        assert!(guard.prove(&context(0.3)).await.is_pass());
+        let text = guard.prove(&context(0.4)).await.to_string();
+        assert!(
+            text.starts_with("no verdict: it could never fail: errors lies within 0..1, must be below 1.2"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn only_what_was_known_then_counts() {
+        let clock = ManualClock::default();
+        let at = |seconds: u32| Sample::new(clock.now() + SECOND * seconds, 0.0, Unit::Ratio);
+        let seen = Seen { samples: vec![at(0), at(15), at(30)], traffic: vec![at(5), at(20)] };
+        let known = |seconds: u32| {
+            let (samples, traffic) = seen.until(clock.now() + SECOND * seconds);
+            (samples.len(), traffic.len())
+        };
+        assert_eq!([0, 4, 5, 15, 30, 60].map(known), [(1, 0), (1, 0), (1, 1), (2, 1), (3, 2), (3, 2)]);
+    }
+}

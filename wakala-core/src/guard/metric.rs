@@ -378,15 +378,22 @@ impl Guard for MetricGuard {
     }
 
     /// One verdict for each sample, as it would have been judged when it was taken. `None` where the source could not
-    /// be asked; where it keeps no history, what it has.
+    /// be asked or its clock is too far ahead to know when that was; where it keeps no history, what it has.
     async fn history(&self, cx: &RunContext, window: Duration) -> Option<Vec<(SystemTime, Verdict)>> {
         let max_age = self.view.quality.max_age;
         // The first of them was judged by what came before it.
         let span = window.saturating_add(self.window().unwrap_or_default().max(max_age)).min(LONGEST);
         let seen = self.see(cx, Some(span)).await.ok()?;
         let now = cx.clock().now();
-        let (begin, end) = (now.checked_sub(window)?, now + max_age);
-        let asked = seen.samples.iter().filter(|sample| sample.time >= begin && sample.time <= end);
+        let begin = now.checked_sub(window)?;
+        if seen
+            .samples
+            .last()
+            .is_some_and(|newest| newest.time.duration_since(now).is_ok_and(|ahead| ahead > max_age))
+        {
+            return None;
+        }
+        let asked = seen.samples.iter().filter(|sample| sample.time >= begin && sample.time <= now);
         let judged = asked.map(|sample| {
             let time = sample.time;
             (time, self.judge(cx.baseline(), time, seen.until(time)).0)

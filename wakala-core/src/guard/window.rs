@@ -49,7 +49,8 @@ impl Aggregate {
             Self::Quantile(share) => {
                 let mut sorted = values.to_vec();
                 sorted.sort_by(f64::total_cmp);
-                let enough = |rank: usize| rank as f64 >= share * sorted.len() as f64;
+                // 0.07 of 100 is a little more than 7 for a computer.
+                let enough = |rank: usize| rank as f64 + 1e-9 >= share * sorted.len() as f64;
                 let rank = (1..=sorted.len()).find(|rank| enough(*rank)).unwrap_or(sorted.len());
                 sorted[rank - 1]
             }
@@ -237,6 +238,8 @@ mod tests {
             assert_eq!(aggregate.of(&[]), None, "{aggregate}");
             assert_eq!(aggregate.of(&[7.0]), Some(7.0), "{aggregate}");
         }
+        let hundred: Vec<f64> = (1..=100).map(f64::from).collect();
+        assert_eq!(Aggregate::Quantile(0.07).of(&hundred), Some(7.0));
         let negative = [-3.0, -1.0];
         assert_eq!(Aggregate::Max.of(&negative), Some(-1.0));
         assert_eq!(Aggregate::Min.of(&negative), Some(-3.0));
