@@ -42,6 +42,11 @@ impl Event {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Notice {
+    /// Something that a person should know.
+    Note {
+        /// What.
+        text: String,
+    },
     /// How far a step is, in units of its own; both 0 where it cannot be counted.
     Progress {
         /// The step.

@@ -109,8 +109,8 @@ pub use clock::ManualClock;
 pub use clock::{Clock, SystemClock};
 pub use context::{Phase, RunContext};
 pub use engine::{
-    Control, Engine, Obligation, Residual, Revert, RunHandle, RunReport, Status, StepOutcome, StepReport,
-    Stop,
+    Control, Engine, Obligation, Residual, Revert, RunCondition, RunHandle, RunReport, RunSummary, Status,
+    StepOutcome, StepReport, Stop,
 };
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use event::{ChannelObserver, Event, Notice, Observer, Silent, TracingObserver};

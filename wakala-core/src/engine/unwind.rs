@@ -2,29 +2,35 @@
 
 use tokio_util::sync::CancellationToken;
 
+use tracing::Instrument as _;
+
 use super::Status;
-use super::interpreter::{Interpreter, backoff};
+use super::interpreter::{Halt, Interpreter, abandoned, backoff};
 use crate::clock::within;
 use crate::event::Notice;
-use crate::store::{Failure, Record};
-use crate::{Error, ErrorKind, Phase, PlannedStep, Result, Retry, StepId, StepNode, StepPolicy, Undone};
+use crate::store::{Failure, Record, Unwind};
+use crate::{Error, ErrorKind, Phase, PlannedStep, Result, Retry, StepId, StepNode, Undone};
 
 /// How often taking a step back is tried.
 const ATTEMPTS: u32 = 6;
 
 impl Interpreter<'_> {
-    /// Takes back the steps that have an effect and whose policy is wanted; goes on after one that fails.
-    pub(super) async fn take_back(
-        &self,
-        wanted: impl Fn(&StepPolicy) -> bool,
-        why: &str,
-    ) -> Result<(Status, String)> {
+    /// Takes back the steps in scope that have an effect; goes on after one that fails.
+    pub(super) async fn take_back(&self, scope: Unwind, why: &str) -> Result<(Status, String)> {
+        let begun = self.journal.read(|state| state.unwinding.clone()).await;
+        if begun.is_none_or(|begun| begun != (scope, why.to_owned())) {
+            self.journal.write(Record::Unwinding { scope, why: why.to_owned() }).await?;
+        }
         let (mut stuck, mut deferred) = (Vec::new(), Vec::new());
-        for id in self.journal.state().await?.to_take_back(wanted) {
+        for id in self.journal.read(|state| state.to_take_back(scope)).await {
+            if let Some(Halt::Abandon(by, reason)) = self.halted() {
+                return Ok(abandoned(&by, &reason));
+            }
             let (Some(node), Some(planned)) = (self.nodes.get(&id), self.plan.step(&id)) else {
                 return Err(Error::new(ErrorKind::Unexpected, "undo", "the playbook lacks this step").on(id));
             };
-            match self.undo(&id, node, planned).await? {
+            let span = tracing::info_span!("wakala.undo", wakala.step.id = %id);
+            match self.undo(&id, node, planned).instrument(span).await? {
                 Ok(undone) => {
                     if let Undone::Deferred(_) = &undone {
                         deferred.push(id.to_string());
@@ -55,7 +61,9 @@ impl Interpreter<'_> {
         // A cancelled run must still be able to take itself back.
         let cx = self.cx.clone().with_cancellation(CancellationToken::new());
         for attempt in 1..=ATTEMPTS {
+            self.ensure_lease().await?;
             self.journal.write(Record::UndoIntent { step: id.clone(), attempt }).await?;
+            self.ensure_lease().await?;
             let cx = cx.for_step(id, Phase::Undo, attempt).with_deadline(planned.limit());
             let call = node.step.undo(&cx, &planned.step);
             let answer = within(&**cx.clock(), planned.limit(), call).await.unwrap_or_else(|| {
@@ -76,6 +84,9 @@ impl Interpreter<'_> {
             let after = hint.unwrap_or_else(|| backoff(attempt));
             cx.notice(Notice::Retrying { step: id.clone(), error: error.chain(), after });
             cx.clock().sleep(after).await;
+            if matches!(self.halted(), Some(Halt::Abandon(..))) {
+                return Ok(Err(error));
+            }
         }
         unreachable!("the last attempt returns")
     }
