@@ -7,6 +7,8 @@ use crate::{Error, ErrorKind, MetricQuery, MetricsSource, Result, Retry, RunCont
 
 /// When to ask again for what is not there yet, or still too much.
 const AGAIN: Duration = Duration::from_secs(15);
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How old a sample may be.
 const MAX_AGE: Duration = Duration::from_secs(60);
 /// Which share of those asked must have answered: a sum over fewer is less than the truth.
@@ -41,9 +43,13 @@ impl Share {
             Error::new(ErrorKind::Unavailable, "apply", message)
                 .with_retry(Retry::Safe { after: Some(AGAIN) })
         };
-        let sample = match self.source.latest(cx, query).await {
+        // A source that hangs must not make the fate of the effect, which it comes before, unknown.
+        let bounded = cx.clone().with_deadline(PATIENCE);
+        let answer = bounded.until(self.source.latest(&bounded, query)).await.and_then(|answer| answer);
+        let sample = match answer {
             Ok(Some(sample)) => sample,
             Ok(None) => return Err(blind("has no data".to_owned())),
+            Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
             Err(error) => return Err(blind("could not be asked".to_owned()).with_source(error)),
         };
         let age = cx.clock().now().duration_since(sample.time).unwrap_or_default();
