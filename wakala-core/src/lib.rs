@@ -15,7 +15,8 @@
 //! | guard | [`Guard`] | a condition that must hold: pass, fail, no verdict, source error |
 //! | playbook | [`Playbook`] | steps, groups, soaks |
 //!
-//! [`ScaleUp`] is the setting of a target's size, [`RaiseFloor`] that of an [`Autoscaler`]'s bounds.
+//! [`ScaleUp`] is the setting of a target's size, [`RaiseFloor`] that of an [`Autoscaler`]'s bounds; [`ScaleDown`] is
+//! the step that makes a target smaller.
 //!
 //! # A tour
 //!
@@ -93,6 +94,7 @@ mod notify;
 mod plan;
 mod playbook;
 mod scale;
+mod scale_down;
 mod setting;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -126,6 +128,7 @@ pub use playbook::{
 pub use secrecy::{ExposeSecret, SecretString};
 
 pub use scale::{ScaleUp, Size};
+pub use scale_down::ScaleDown;
 pub use setting::{Convergence, Setting, SettingInfo, SettingStep, Versioned};
 pub use step::{
     Applied, Change, Effect, Observed, Permission, PlaybookStep, Reversibility, SafeSide, StepPlan, Undone,
