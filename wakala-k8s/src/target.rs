@@ -343,9 +343,8 @@ mod tests {
     #[tokio::test]
     async fn a_size_below_the_floor_of_the_run_is_not_sent() {
         let answers = vec![autoscalers(&[]), deployment("7", 3, 60)];
-        let floored = |cx: RunContext, min: u32| {
-            cx.with_floor("kubernetes/production/deployments/api", Floor::at(min))
-        };
+        let floored =
+            |cx: RunContext, min: u32| cx.with_floor("kubernetes/production/deployments/api", Floor::at(min));
         let (result, asked) = set_in(|cx| floored(cx, 51), ScaleOptions::default(), answers).await;
         let error = result.unwrap_err();
         assert_eq!((error.kind(), error.retry()), (ErrorKind::Denied, Retry::Never));

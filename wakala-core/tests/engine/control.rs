@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use wakala_core::{
-    Clock as _, Control, ErrorKind, Playbook, Record, RunCondition, RunHandle, RunReport, Status, StepOutcome, gate,
+    Clock as _, Control, ErrorKind, Playbook, Record, RunCondition, RunHandle, RunReport, Status,
+    StepOutcome, gate,
 };
 
 use crate::common::{Bench, MINUTE, SECOND, node, outcome, playbook, setting};
@@ -31,9 +32,10 @@ async fn a_pause_lets_no_further_effect_begin_and_costs_the_steps_no_time() {
     let asked = vec![(SECOND * 20, Control::Pause), (MINUTE * 30, Control::Resume)];
     let report = run_and_ask(&bench, &playbook, asked).await;
     assert_eq!(report.status, Status::Succeeded, "{report}");
-    let begun = report.journal.iter().find(|entry| {
-        matches!(&entry.record, Record::Intent { step, .. } if step.as_str() == "b")
-    });
+    let begun = report
+        .journal
+        .iter()
+        .find(|entry| matches!(&entry.record, Record::Intent { step, .. } if step.as_str() == "b"));
     let late = begun.unwrap().at.duration_since(report.started_at).unwrap();
     assert!(late >= MINUTE * 30 && late <= MINUTE * 30 + SECOND * 2, "b began after {late:?}");
     let lines: Vec<_> = report.journal.iter().map(|entry| entry.record.to_string()).collect();
@@ -131,7 +133,9 @@ async fn a_plan_is_approved_by_somebody_else() {
 
 #[tokio::test]
 async fn a_plan_that_is_rejected_or_forgotten_does_nothing() {
-    for (control, words) in [(Some(Control::Reject { gate: "plan".into() }), "by bo: no"), (None, "nobody decided")] {
+    for (control, words) in
+        [(Some(Control::Reject { gate: "plan".into() }), "by bo: no"), (None, "nobody decided")]
+    {
         let (bench, a) = (Bench::new(), setting("a"));
         let playbook = playbook([node(&a, "a")]);
         let plan = bench.plan(&playbook).await.unwrap();
@@ -158,7 +162,10 @@ async fn a_gate_lets_the_run_through_once_somebody_approves() {
         let playbook =
             Playbook::builder("test").then(node(&a, "a")).then(question).then(node(&b, "b")).build().unwrap();
         let plan = bench.plan(&playbook).await.unwrap();
-        assert!(plan.to_string().contains("? smaller: are the phones quiet? (to be approved within 1h)"), "{plan}");
+        assert!(
+            plan.to_string().contains("? smaller: are the phones quiet? (to be approved within 1h)"),
+            "{plan}"
+        );
         let hash = plan.hash();
         let decision = if approved {
             Control::Approve { gate: "smaller".into(), plan_hash: hash.clone() }

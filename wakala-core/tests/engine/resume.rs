@@ -116,8 +116,8 @@ async fn an_orphan_is_visible_and_keeps_its_resources_until_somebody_decides() {
     assert!(matches!(condition().await, RunCondition::Orphaned(_)));
     a.meddle(1);
     let plan = bench.plan(&playbook).await.unwrap();
-    let second = engine.run(&playbook, &plan, &Approval::of(&plan, "bo"), &RunHandle::new("run-2"));
-    let error = bench.drive(second).await.unwrap_err();
+    let (approval, second) = (Approval::of(&plan, "bo"), RunHandle::new("run-2"));
+    let error = bench.drive(engine.run(&playbook, &plan, &approval, &second)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     assert!(error.chain().contains("run run-1 holds it"), "{}", error.chain());
     for unnamed in [RunHandle::new("run-1"), RunHandle::new("run-1").by("  ")] {
@@ -132,8 +132,9 @@ async fn an_orphan_is_visible_and_keeps_its_resources_until_somebody_decides() {
     bench.drive(engine.abandon(&by_ana(), "gone with its host")).await.unwrap();
     assert_eq!(condition().await, RunCondition::Ended(Status::Abandoned));
     let plan = bench.plan(&playbook).await.unwrap();
-    let second = engine.run(&playbook, &plan, &Approval::of(&plan, "bo"), &RunHandle::new("run-3"));
-    assert_eq!(bench.drive(second).await.unwrap().status, Status::Succeeded);
+    let (approval, third) = (Approval::of(&plan, "bo"), RunHandle::new("run-3"));
+    let report = bench.drive(engine.run(&playbook, &plan, &approval, &third)).await.unwrap();
+    assert_eq!(report.status, Status::Succeeded);
 }
 
 /// The former owner comes back after another process took the run over: it writes nothing and does nothing.
@@ -228,7 +229,8 @@ async fn taking_back_is_gone_on_with() {
     let faults = Faults::new().on("undo", 1, Fault::HangAfterEffect);
     let playbook = playbook([node(&a, "a"), step(FaultyStep::new(b.step("b"), &faults))]);
     bench.run(&playbook).await;
-    let revert = bench.engine.revert(&playbook, &RunHandle::new("run-1"), Revert::Everything);
+    let run = RunHandle::new("run-1");
+    let revert = bench.engine.revert(&playbook, &run, Revert::Everything);
     bench
         .drive(async {
             tokio::select! {
@@ -269,8 +271,8 @@ async fn leases_of_the_same_run_never_overlap() {
     let engine = bench.engine.clone().with_store(store.clone());
     let playbook = playbook([node(&a, "a")]);
     let plan = bench.drive(engine.plan(&playbook)).await.unwrap();
-    let ran = engine.run(&playbook, &plan, &Approval::of(&plan, "ana"), &RunHandle::new("run-1"));
-    bench.drive(ran).await.unwrap();
+    let (approval, run) = (Approval::of(&plan, "ana"), RunHandle::new("run-1"));
+    bench.drive(engine.run(&playbook, &plan, &approval, &run)).await.unwrap();
     let head = store.load(&"run-1".into()).await.unwrap().head;
     assert!(head.closed && head.resources.is_empty(), "{head:?}");
     let terms = wakala_core::store::LeaseTerms { owner: "x".to_owned(), ttl: MINUTE };
@@ -288,11 +290,17 @@ async fn time_that_nobody_watched_is_not_covered() {
         // Well all the time, as the source remembers.
         (vec![(0, Answer::Value(0.001))], MINUTE * 10),
         // Broken for a while in between: anew from then on. Twenty samples fail in a row, so it ends at once instead.
-        (vec![(0, Answer::Value(0.001)), (420, Answer::Value(0.2)), (440, Answer::Value(0.001))], SECOND * 435 + MINUTE * 10),
+        (
+            vec![(0, Answer::Value(0.001)), (420, Answer::Value(0.2)), (440, Answer::Value(0.001))],
+            SECOND * 435 + MINUTE * 10,
+        ),
     ] {
         let (bench, a) = (Bench::new(), setting("a"));
         let metrics = FakeMetrics::new();
-        metrics.script("error_rate", script.iter().map(|(at, answer)| (Duration::from_secs(*at), answer.clone())));
+        metrics.script(
+            "error_rate",
+            script.iter().map(|(at, answer)| (Duration::from_secs(*at), answer.clone())),
+        );
         let playbook = soaked(&a, &metrics);
         run_and_crash(&bench, &playbook, MINUTE * 6 + SECOND).await;
         bench.clock.advance(MINUTE * 3);

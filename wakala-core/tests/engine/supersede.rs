@@ -2,7 +2,8 @@
 
 use wakala_core::testing::FakeTarget;
 use wakala_core::{
-    Approval, Clock as _, ErrorKind, Playbook, Record, RunCondition, RunHandle, ScaleUp, Status, Urgency, step,
+    Approval, Clock as _, ErrorKind, Playbook, Record, RunCondition, RunHandle, ScaleUp, Status, Urgency,
+    step,
 };
 
 use crate::common::{Bench, MINUTE, SECOND, node, setting};
@@ -78,7 +79,9 @@ async fn nobody_takes_over_from_an_equal() {
 async fn the_sizes_before_are_inherited() {
     let bench = Bench::with_virtual_store();
     let target = FakeTarget::new("api", 50).with_lead_time(MINUTE * 10);
-    let up = |size: u32| step(ScaleUp::to(std::sync::Arc::new(target.clone()), size).step("api"));
+    let up = |size: u32| {
+        step(ScaleUp::to(std::sync::Arc::new(target.clone()), size).step("api")).with_limit(MINUTE * 30)
+    };
     let routine = Playbook::builder("descent").then(up(60)).build().unwrap();
     let emergency = Playbook::builder("spike").then(up(80)).with_urgency(Urgency::Emergency).build().unwrap();
     let plan = bench.plan(&routine).await.unwrap();

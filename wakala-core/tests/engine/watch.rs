@@ -6,8 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use wakala_core::testing::{Answer, FakeMetrics, FakeTarget};
 use wakala_core::{
-    Applied, Control, Error, Floor, Observed, OnFailure, Playbook, PlaybookStep, Result, RunContext, RunHandle,
-    ScalableTarget, ScaleOptions, Soak, Status, StepId, StepPlan, Undone, Units, Watch, gate, guard, step,
+    Applied, Control, Error, Floor, Observed, OnFailure, Playbook, PlaybookStep, Result, RunContext,
+    RunHandle, ScalableTarget, ScaleOptions, Soak, Status, StepId, StepPlan, Undone, Units, Watch, gate,
+    guard, step,
 };
 
 use crate::common::{Bench, MINUTE, SECOND, node, setting};
@@ -62,7 +63,9 @@ async fn a_failing_guard_ends_the_run_in_every_state() {
 /// In a soak without guards of its own those of the whole run count.
 #[tokio::test]
 async fn a_soak_also_asks_the_guards_of_the_whole_run() {
-    for (script, status) in [(vec![(0, GOOD)], Status::Succeeded), (vec![(0, GOOD), (300, BAD)], Status::Compensated)] {
+    for (script, status) in
+        [(vec![(0, GOOD)], Status::Succeeded), (vec![(0, GOOD), (300, BAD)], Status::Compensated)]
+    {
         let (bench, a) = (Bench::new(), setting("a"));
         let playbook = Playbook::builder("test")
             .guarded_by(watch(script))
@@ -94,7 +97,11 @@ async fn only_what_came_after_the_last_passed_soak_is_taken_back() {
     let report = bench.run(&playbook).await;
     assert_eq!(report.status, Status::Compensated, "{report}");
     assert_eq!((a.value(), b.value(), c.value()), (2, 1, 1));
-    assert!(report.reason.ends_with("back to where the last soak had passed, and stopped there"), "{}", report.reason);
+    assert!(
+        report.reason.ends_with("back to where the last soak had passed, and stopped there"),
+        "{}",
+        report.reason
+    );
     assert_eq!(report.residuals.iter().map(|left| left.step.as_str()).collect::<Vec<_>>(), ["a"]);
 }
 
@@ -141,7 +148,8 @@ async fn what_must_hold_before_refuses_the_plan() {
 #[tokio::test]
 async fn a_guard_that_fails_now_and_then_does_not_soak_for_ever() {
     let (bench, a) = (Bench::new(), setting("a"));
-    let script = (0..200).flat_map(|minute| [(minute * 60, GOOD), (minute * 60 + 35, BAD), (minute * 60 + 45, GOOD)]);
+    let script =
+        (0..200).flat_map(|minute| [(minute * 60, GOOD), (minute * 60 + 25, BAD), (minute * 60 + 35, GOOD)]);
     let playbook = Playbook::builder("test")
         .guarded_by(watch(script))
         .then(node(&a, "a"))
@@ -190,9 +198,12 @@ impl PlaybookStep for Reckless {
 /// Neither a playbook's nor the engine's floor can be crossed by a step that knows nothing of it.
 #[tokio::test]
 async fn no_step_gets_below_a_floor() {
-    for (of_playbook, of_engine, size, allowed) in
-        [(Some(5), None, 4, false), (None, Some(5), 4, false), (Some(3), Some(5), 4, false), (Some(4), Some(3), 4, true)]
-    {
+    for (of_playbook, of_engine, size, allowed) in [
+        (Some(5), None, 4, false),
+        (None, Some(5), 4, false),
+        (Some(3), Some(5), 4, false),
+        (Some(4), Some(3), 4, true),
+    ] {
         let bench = Bench::new();
         let target = FakeTarget::new("api", 10);
         let mut builder = Playbook::builder("test");
@@ -234,7 +245,11 @@ async fn no_step_is_faster_than_the_rate() {
         .unwrap();
     let report = bench.run(&playbook).await;
     assert_eq!((report.status, target.size()), (Status::Succeeded, Units(5)), "{report}");
-    assert!(bench.elapsed() >= MINUTE * 4 && bench.elapsed() < MINUTE * 4 + SECOND * 30, "{:?}", bench.elapsed());
+    assert!(
+        bench.elapsed() >= MINUTE * 4 && bench.elapsed() < MINUTE * 4 + SECOND * 30,
+        "{:?}",
+        bench.elapsed()
+    );
 
     let bench = Bench::new();
     let target = FakeTarget::new("api", 30);
