@@ -54,12 +54,11 @@ impl Interpreter<'_> {
         let (mut last, mut recorded) = (start, watch.covered);
         let mut blind_since = None;
         loop {
-            let verdicts = match round.ask().await {
-                Ok(verdicts) => verdicts,
+            let (verdicts, now) = match round.ask().await {
+                Ok(answered) => answered,
                 Err(error) if self.halted().is_none() => return Err(error),
                 Err(_) => return self.close(&watch, None).await,
             };
-            let now = clock.monotonic();
             // A gap longer than two rounds is time that nobody watched.
             let span = (now - last).min(interval * 2);
             last = now;
