@@ -76,6 +76,7 @@
 //! | feature | what it adds |
 //! |---|---|
 //! | `sim` | `sim`: a simulated production in virtual time that playbooks run against |
+//! | `sqlite` | `SqliteStore`: runs in an SQLite file, that outlast the process |
 //! | `testing` | `testing`: mocks, fakes, fault wrappers, conformance checks; outside of semver |
 //!
 //! No client library, no network: providers are crates of their own.
@@ -133,6 +134,8 @@ pub use setting::{Convergence, Setting, SettingInfo, SettingStep, Versioned};
 pub use step::{
     Applied, Change, Effect, Observed, Permission, PlaybookStep, Reversibility, SafeSide, StepPlan, Undone,
 };
+#[cfg(feature = "sqlite")]
+pub use store::SqliteStore;
 pub use store::{EffectKnown, Entry, Failure, MemoryStore, Record, RunStore, Unwind};
 pub use target::{
     Bounds, Capability, Observation, Owner, ScalableTarget, ScalableTargetExt, ScaleOptions, SharedTarget,
