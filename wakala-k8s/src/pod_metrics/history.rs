@@ -101,3 +101,71 @@ impl History {
         self.samples[metric].iter().filter(|sample| sample.time >= begin).cloned().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, HashMap};
+
+    use wakala_core::Unit;
+
+    use super::*;
+
+    const WINDOW: Window = Window { least: Duration::from_secs(8), most: Duration::from_secs(60) };
+
+    fn scrape(begun: Instant) -> Arc<Scrape> {
+        Arc::new(Scrape {
+            begun,
+            time: SystemTime::UNIX_EPOCH,
+            expected: 0,
+            pods: HashMap::new(),
+            failures: BTreeMap::new(),
+        })
+    }
+
+    /// How old what each scrape is measured from was, for scrapes that many seconds after the first.
+    fn ages(seconds: impl IntoIterator<Item = u64>) -> Vec<Option<u64>> {
+        let (start, mut history) = (Instant::now(), History::new(0));
+        let mut age = |seconds| {
+            let begun = start + Duration::from_secs(seconds);
+            let base = history.push(scrape(begun), WINDOW).base;
+            assert!(history.bases.len() <= BASES);
+            base.map(|base| (begun - base.begun).as_secs())
+        };
+        seconds.into_iter().map(|at| age(at)).collect()
+    }
+
+    #[test]
+    fn growth_is_measured_from_the_newest_scrape_that_is_old_enough() {
+        assert_eq!(ages([0, 7, 8, 20]), [None, None, Some(8), Some(12)]);
+        assert_eq!(ages([0, 30, 60]), [None, Some(30), Some(30)]);
+        assert_eq!(ages([0, 60, 121]), [None, Some(60), None], "nor from one that is too old");
+    }
+
+    #[test]
+    fn frequent_scrapes_have_something_to_be_measured_from() {
+        for step in 1..8 {
+            let ages = ages((0..200).step_by(step));
+            let first = ages.iter().position(Option::is_some).unwrap();
+            assert!(first <= 8usize.div_ceil(step), "every {step} s: {ages:?}");
+            assert!(
+                ages[first..].iter().all(|age| age.is_some_and(|age| (8..=16).contains(&age))),
+                "{ages:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn samples_are_kept_in_order_once_and_not_for_ever() {
+        let mut history = History::new(2);
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        for seconds in 0..2000 {
+            let sample = Sample::new(at(seconds), 1.0, Unit::Ratio);
+            history.note(1, &sample);
+            history.note(1, &sample);
+        }
+        let times = |begin| history.since(1, at(begin)).iter().map(|sample| sample.time).collect::<Vec<_>>();
+        assert_eq!(times(1998), [at(1998), at(1999)]);
+        assert_eq!(times(0).len(), SAMPLES);
+        assert_eq!(history.since(0, at(0)), []);
+    }
+}

@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use tokio::time::Instant;
 use wakala_core::{Sample, Unit};
 
 use super::page::Selected;
-use super::scrape::Scrape;
+use super::scrape::{Answer, Scrape};
 
 /// The time series of one name that a pod shows, all of them or those with certain labels.
 ///
@@ -141,38 +140,38 @@ impl PodMetric {
         let index = |series: &Series| selections.iter().position(|known| known == series);
         let (value, answered) = match &self.kind {
             Kind::Sum(series) => {
-                let index = index(series)?;
-                total(scrape.pods.values().filter_map(|pod| Some([sum(&pod[index])?])))
-                    .map(|([sum], pods)| (sum, pods))?
+                let series = index(series)?;
+                let sums = scrape.pods.values().filter_map(|pod| Some([sum(&pod.selected[series])?]));
+                total(sums).map(|([sum], pods)| (sum, pods))?
             }
             Kind::Max(series) => {
-                let index = index(series)?;
-                let values: Vec<_> = scrape.pods.values().filter_map(|pod| largest(&pod[index])).collect();
+                let series = index(series)?;
+                let values = scrape.pods.values().filter_map(|pod| largest(&pod.selected[series]));
+                let values: Vec<_> = values.collect();
                 (values.iter().copied().reduce(f64::max)?, values.len())
             }
             Kind::Ratio { of, over } => {
                 let (of, over) = (index(of)?, index(over)?);
-                let pods = scrape.pods.values();
+                let pods = scrape.pods.values().map(|pod| &pod.selected);
                 let sums = total(pods.filter_map(|pod| Some([sum(&pod[of])?, sum(&pod[over])?])));
                 sums.map(|([of, over], pods)| (of / over, pods))?
             }
             Kind::Increases { of, over } => {
                 let (of_index, over_index) = (index(of)?, index(over)?);
                 let sums = total(both(scrape, base?).filter_map(|(now, before)| {
-                    let of = increase(of, &now[of_index], &before[of_index])?;
-                    Some([of, increase(over, &now[over_index], &before[over_index])?])
+                    let of = increase(of, &now.selected[of_index], &before.selected[of_index])?;
+                    let over = increase(over, &now.selected[over_index], &before.selected[over_index])?;
+                    Some([of, over])
                 }));
                 sums.map(|([of, over], pods)| (of / over, pods))?
             }
             Kind::Rate(series) => {
                 let index = index(series)?;
-                let base = base?;
-                let sums = total(
-                    both(scrape, base)
-                        .filter_map(|(now, before)| Some([increase(series, &now[index], &before[index])?])),
-                );
-                let seconds = seconds(base.begun, scrape.begun);
-                sums.map(|([sum], pods)| (sum / seconds, pods))?
+                let rates = both(scrape, base?).filter_map(|(now, before)| {
+                    let increase = increase(series, &now.selected[index], &before.selected[index])?;
+                    Some([increase / now.at.saturating_duration_since(before.at).as_secs_f64()])
+                });
+                total(rates).map(|([rate], pods)| (rate, pods))?
             }
         };
         let answered = u32::try_from(answered).unwrap_or(u32::MAX);
@@ -188,12 +187,8 @@ impl PodMetric {
             .iter()
             .filter_map(|series| selections.iter().position(|known| known == *series))
             .collect();
-        scrape.pods.values().any(|pod| needed.iter().all(|index| pod[*index].named))
+        scrape.pods.values().any(|pod| needed.iter().all(|index| pod.selected[*index].named))
     }
-}
-
-fn seconds(from: Instant, to: Instant) -> f64 {
-    to.saturating_duration_since(from).as_secs_f64()
 }
 
 /// The sums over pods, and how many those are; `None` where there are none.
@@ -221,11 +216,9 @@ fn largest(selected: &Selected) -> Option<f64> {
     largest.filter(|_| finite(selected))
 }
 
-type Pod = [Selected];
-
 /// The pods that answered both times.
-fn both<'a>(now: &'a Scrape, before: &'a Scrape) -> impl Iterator<Item = (&'a Pod, &'a Pod)> {
-    now.pods.iter().filter_map(|(pod, now)| Some((&**now, &**before.pods.get(pod)?)))
+fn both<'a>(now: &'a Scrape, before: &'a Scrape) -> impl Iterator<Item = (&'a Answer, &'a Answer)> {
+    now.pods.iter().filter_map(|(pod, now)| Some((now, before.pods.get(pod)?)))
 }
 
 /// By how much a pod's counter grew.
@@ -247,4 +240,166 @@ fn increase(series: &Series, now: &Selected, before: &Selected) -> Option<f64> {
         _ => *now,
     });
     Some(grown.sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use tokio::time::Instant;
+    use wakala_core::Coverage;
+
+    use super::*;
+    use crate::pod_metrics::page::select;
+
+    fn gauges() -> PodMetric {
+        PodMetric::sum("g", Unit::Count)
+    }
+
+    fn errors() -> PodMetric {
+        PodMetric::ratio_of_increases("errors", "requests")
+    }
+
+    fn of_5xx() -> PodMetric {
+        PodMetric::ratio_of_increases(Series::named("r").with_label_starting("code", "5"), "r")
+    }
+
+    /// A scrape of `pages`, each of a pod, of whom so many were expected.
+    fn scrape(metric: &PodMetric, at: Instant, expected: u32, pages: &[(&str, &str)]) -> Scrape {
+        let selections: Vec<_> = metric.series().into_iter().cloned().collect();
+        let answer = |page: &str| {
+            let lines = page.replace("; ", "\n") + "\n";
+            Answer { at, selected: select(&lines, &selections).unwrap() }
+        };
+        Scrape {
+            begun: at,
+            time: SystemTime::UNIX_EPOCH,
+            expected,
+            pods: pages.iter().map(|(pod, page)| ((*pod).to_owned(), answer(page))).collect(),
+            failures: BTreeMap::new(),
+        }
+    }
+
+    /// Value, answered, expected.
+    fn seen(sample: Option<Sample>) -> Option<(f64, u32, u32)> {
+        sample.map(|Sample { value, coverage: Coverage { answered, expected }, .. }| {
+            (value, answered, expected)
+        })
+    }
+
+    fn once(metric: &PodMetric, expected: u32, pages: &[(&str, &str)]) -> Option<(f64, u32, u32)> {
+        let selections: Vec<_> = metric.series().into_iter().cloned().collect();
+        seen(metric.evaluate(&selections, &scrape(metric, Instant::now(), expected, pages), None))
+    }
+
+    fn twice(
+        metric: &PodMetric,
+        expected: u32,
+        before: &[(&str, &str)],
+        now: &[(&str, &str)],
+    ) -> Option<(f64, u32, u32)> {
+        let selections: Vec<_> = metric.series().into_iter().cloned().collect();
+        let start = Instant::now();
+        let base = scrape(metric, start, 9, before);
+        let later = scrape(metric, start + Duration::from_secs(4), expected, now);
+        seen(metric.evaluate(&selections, &later, Some(&base)))
+    }
+
+    #[test]
+    fn sums_and_maxima_are_over_pods_that_have_numbers() {
+        let pages = [
+            ("a", "g{x=\"1\"} 1; g{x=\"2\"} 2"),
+            ("b", "g 10"),
+            ("nan", "g{x=\"1\"} 100; g{x=\"2\"} NaN"),
+            ("inf", "g +Inf"),
+            ("none", "other 5"),
+        ];
+        assert_eq!(once(&gauges(), 7, &pages), Some((13.0, 2, 7)));
+        assert_eq!(once(&PodMetric::max("g", Unit::Count), 7, &pages), Some((10.0, 2, 7)));
+        assert_eq!(once(&PodMetric::max("g", Unit::Count), 1, &[("a", "g -3")]), Some((-3.0, 1, 1)));
+    }
+
+    #[test]
+    fn nothing_is_never_zero() {
+        for metric in
+            [gauges(), PodMetric::max("g", Unit::Count), PodMetric::ratio("g", "h"), errors(), of_5xx()]
+        {
+            assert_eq!(once(&metric, 0, &[]), None, "{metric:?}");
+            assert_eq!(once(&metric, 2, &[("a", "other 1"), ("b", "other 1")]), None, "{metric:?}");
+            assert_eq!(twice(&metric, 1, &[("a", "other 1")], &[("a", "other 2")]), None, "{metric:?}");
+        }
+        assert_eq!(once(&gauges(), 1, &[("a", "g 0")]), Some((0.0, 1, 1)), "but zero is");
+    }
+
+    #[test]
+    fn a_ratio_is_one_of_sums_over_the_same_pods() {
+        let metric = PodMetric::ratio("used", "size");
+        let pages = [("a", "used 1; size 10"), ("b", "used 5; size 10"), ("half", "used 100")];
+        assert_eq!(once(&metric, 3, &pages), Some((0.3, 2, 3)));
+        assert_eq!(once(&metric, 1, &[("a", "used 1; size 0")]), None);
+        assert_eq!(once(&metric, 1, &[("a", "used 0; size 0")]), None);
+    }
+
+    #[test]
+    fn growth_needs_two_scrapes_of_the_same_pod() {
+        assert_eq!(once(&errors(), 1, &[("a", "errors 1; requests 10")]), None);
+        let before = [("a", "errors 5; requests 100"), ("gone", "errors 50; requests 100")];
+        let now = [("a", "errors 6; requests 110"), ("new", "errors 80; requests 90")];
+        assert_eq!(twice(&errors(), 2, &before, &now), Some((0.1, 1, 2)));
+        assert_eq!(twice(&errors(), 2, &[("gone", "errors 1; requests 2")], &now), None);
+    }
+
+    #[test]
+    fn growth_table() {
+        for (before, now, wanted) in [
+            ("errors 0; requests 0", "errors 0; requests 10", Some(0.0)),
+            ("errors 3; requests 10", "errors 3; requests 10", None),
+            // Errors of no request.
+            ("errors 3; requests 10", "errors 4; requests 10", None),
+            // Began anew: 2 of 8.
+            ("errors 30; requests 100", "errors 2; requests 8", Some(0.25)),
+            // Only one of them did.
+            ("errors 30; requests 100", "errors 5; requests 150", Some(0.1)),
+            ("errors NaN; requests 100", "errors 5; requests 150", None),
+            ("errors 1; requests 100", "errors NaN; requests 150", None),
+            ("errors 1; requests 100", "errors 1; requests +Inf", None),
+            ("errors -1; requests 100", "errors 1; requests 150", None),
+            // Without labels, absent is unknown.
+            ("requests 100", "errors 5; requests 150", None),
+            ("errors 1; requests 100", "requests 150", None),
+        ] {
+            let seen = twice(&errors(), 1, &[("a", before)], &[("a", now)]);
+            assert_eq!(seen, wanted.map(|value| (value, 1, 1)), "{before} -> {now}");
+        }
+    }
+
+    #[test]
+    fn series_of_a_counter_come_with_their_first_event() {
+        for (before, now, wanted) in [
+            ("r{code=\"200\"} 1", "r{code=\"200\"} 11", Some(0.0)),
+            ("r{code=\"200\"} 1", "r{code=\"200\"} 10; r{code=\"500\"} 1", Some(0.1)),
+            // 4 of 500 and 5 of 503, that one for the first time; 91 of 200.
+            (
+                "r{code=\"200\"} 9; r{code=\"500\"} 6",
+                "r{code=\"500\"} 10; r{code=\"503\"} 5; r{code=\"200\"} 100",
+                Some(0.09),
+            ),
+            // A counter that began anew is found although another grew by more.
+            ("r{code=\"200\"} 100; r{code=\"500\"} 50", "r{code=\"200\"} 190; r{code=\"500\"} 10", Some(0.1)),
+            ("other 1", "r{code=\"200\"} 10; r{code=\"500\"} 1", None),
+            ("r{code=\"200\"} 10", "other 1", None),
+        ] {
+            let seen = twice(&of_5xx(), 1, &[("a", before)], &[("a", now)]);
+            assert_eq!(seen, wanted.map(|value| (value, 1, 1)), "{before} -> {now}");
+        }
+    }
+
+    #[test]
+    fn a_rate_is_per_second() {
+        let metric = PodMetric::rate("requests");
+        let before = [("a", "requests 100"), ("b", "requests 100")];
+        let now = [("a", "requests 120"), ("b", "requests 4"), ("new", "requests 999")];
+        assert_eq!(twice(&metric, 3, &before, &now), Some((6.0, 2, 3)));
+        assert_eq!(metric.unit, Unit::PerSecond);
+    }
 }

@@ -1,6 +1,6 @@
 //! One look at all pods of a workload.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
@@ -51,10 +51,18 @@ pub(crate) struct Scrape {
     pub(crate) time: SystemTime,
     /// The ready pods.
     pub(crate) expected: u32,
-    /// What those that answered have of each selection, by their uid.
-    pub(crate) pods: HashMap<String, Vec<Selected>>,
+    /// Those that answered, by their uid.
+    pub(crate) pods: HashMap<String, Answer>,
     /// Why the others did not, and which.
     pub(crate) failures: BTreeMap<String, Vec<String>>,
+}
+
+/// What one pod showed.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) at: Instant,
+    /// What its page has of each selection.
+    pub(crate) selected: Vec<Selected>,
 }
 
 impl Scrape {
@@ -91,7 +99,7 @@ pub(crate) async fn scrape(
         failures: BTreeMap::new(),
     };
     let client = client(manner);
-    let mut unasked: BTreeMap<String, ()> = pods.iter().map(|pod| (pod.name_any(), ())).collect();
+    let mut unasked: BTreeSet<String> = pods.iter().map(ResourceExt::name_any).collect();
     let answers = stream::iter(pods)
         .map(|pod| {
             let client = &client;
@@ -112,7 +120,8 @@ pub(crate) async fn scrape(
             unasked.remove(&name);
             match selected {
                 Ok(selected) => {
-                    scrape.pods.insert(pod.metadata.uid.unwrap_or_default(), selected);
+                    let answer = Answer { at: Instant::now(), selected };
+                    scrape.pods.insert(pod.metadata.uid.unwrap_or_default(), answer);
                 }
                 Err(reason) => scrape.failures.entry(reason).or_default().push(name),
             }
@@ -121,7 +130,7 @@ pub(crate) async fn scrape(
     let ended = cx.until(tokio::time::timeout(manner.scrape_timeout, answers)).await?;
     if ended.is_err() {
         let reason = format!("had not answered after {:?}, when all were given up", manner.scrape_timeout);
-        scrape.failures.entry(reason).or_default().extend(unasked.into_keys());
+        scrape.failures.entry(reason).or_default().extend(unasked);
     }
     if scrape.pods.is_empty() && scrape.expected > 0 {
         let message = format!(
@@ -261,4 +270,84 @@ fn transport(error: &hyper_util::client::legacy::Error) -> String {
         }
     }
     if error.is_connect() { "could not be connected to" } else { "broke the connection off" }.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::testing::cluster_of_nothing;
+
+    fn manner() -> Manner {
+        Manner {
+            port: None,
+            path: None,
+            body_limit: 1,
+            pod_timeout: Duration::ZERO,
+            scrape_timeout: Duration::ZERO,
+            parallel: 1,
+        }
+    }
+
+    fn url(pod: Value, manner: &Manner) -> Result<String, &'static str> {
+        endpoint(&serde_json::from_value(pod).unwrap(), manner).map(|endpoint| endpoint.to_string())
+    }
+
+    #[test]
+    fn a_pod_says_where_it_serves() {
+        let pod = |annotations: Value, ports: Value| {
+            json!({"metadata": {"annotations": annotations}, "status": {"podIP": "10.1.2.3"},
+                "spec": {"containers": [{"name": "sidecar"}, {"name": "api", "ports": ports}]}})
+        };
+        let ports = json!([{"containerPort": 80}, {"name": "metrics", "containerPort": 9100}]);
+        let annotated = json!({"prometheus.io/port": "9464", "prometheus.io/path": "stats"});
+        for (annotations, ports, wanted) in [
+            (json!({}), ports.clone(), Ok("http://10.1.2.3:9100/metrics")),
+            (annotated.clone(), ports.clone(), Ok("http://10.1.2.3:9464/stats")),
+            (annotated.clone(), json!([]), Ok("http://10.1.2.3:9464/stats")),
+            (
+                json!({"prometheus.io/port": "http"}),
+                ports.clone(),
+                Err("have an annotation prometheus.io/port that is no port"),
+            ),
+            (
+                json!({}),
+                json!([{"containerPort": 80}]),
+                Err(
+                    "name no port of their metrics (annotation prometheus.io/port, or a port called metrics)",
+                ),
+            ),
+        ] {
+            let seen = url(pod(annotations, ports), &manner());
+            assert_eq!(seen.as_deref().map_err(|why| *why), wanted);
+        }
+        let given = Manner { port: Some(1), path: Some("/x".into()), ..manner() };
+        assert_eq!(url(pod(annotated, ports), &given).unwrap(), "http://10.1.2.3:1/x");
+        let six = json!({"metadata": {}, "status": {"podIP": "fd00::1"}});
+        assert_eq!(url(six, &given).unwrap(), "http://[fd00::1]:1/x");
+        assert_eq!(url(json!({"metadata": {}}), &given).unwrap_err(), "have no address");
+    }
+
+    fn owned(kind: &str, name: &str) -> Pod {
+        let owner =
+            json!({"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": "1", "controller": true});
+        serde_json::from_value(json!({"metadata": {"ownerReferences": [owner]}})).unwrap()
+    }
+
+    #[tokio::test]
+    async fn pods_of_others_with_the_same_labels_are_left_out() {
+        let cluster = cluster_of_nothing();
+        let api = Workload::deployment(&cluster, "production", "api");
+        assert!(belongs_to(&owned("ReplicaSet", "api-5d4f8c7b9"), &api));
+        for (kind, name) in
+            [("ReplicaSet", "api-canary-5d4f8c7b9"), ("ReplicaSet", "web-5d4f"), ("Job", "api-5d4f")]
+        {
+            assert!(!belongs_to(&owned(kind, name), &api), "{kind} {name}");
+        }
+        let redis = Workload::stateful_set(&cluster, "production", "redis");
+        assert!(belongs_to(&owned("StatefulSet", "redis"), &redis));
+        assert!(!belongs_to(&owned("StatefulSet", "redis-2"), &redis));
+        assert!(!belongs_to(&Pod::default(), &redis));
+    }
 }

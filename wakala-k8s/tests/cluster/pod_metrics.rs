@@ -106,9 +106,9 @@ async fn pods_that_do_not_answer_lower_the_coverage_and_take_no_longer_than_allo
     let (api, namespace, pages) = serving("faulty", 9, &page).await;
     let names = pods(&namespace).await;
     let faults = [
-        (MetricsPage::hanging(), "did not answer within 1s"),
-        (MetricsPage::trickling(), "did not answer within 1s"),
-        (page.clone().with_delay(Duration::from_secs(5)), "did not answer within 1s"),
+        (MetricsPage::hanging(), "did not answer within 2s"),
+        (MetricsPage::trickling(), "did not answer within 2s"),
+        (page.clone().with_delay(Duration::from_secs(20)), "did not answer within 2s"),
         (MetricsPage::refusing(), "refused the connection"),
         (page.clone().with_status(500), "answered 500"),
         (
@@ -121,7 +121,7 @@ async fn pods_that_do_not_answer_lower_the_coverage_and_take_no_longer_than_allo
     for ((fault, _), pod) in faults.iter().zip(&names) {
         pages.serve_at(pod, fault).await.unwrap();
     }
-    let source = source(&api).with_pod_timeout(Duration::from_secs(1));
+    let source = source(&api).with_pod_timeout(Duration::from_secs(2));
     let started = Instant::now();
     let connections = latest(&source, "connections").await.unwrap();
     let took = started.elapsed();
@@ -131,7 +131,7 @@ async fn pods_that_do_not_answer_lower_the_coverage_and_take_no_longer_than_allo
     for (_, reason) in faults {
         assert!(unanswered.contains(reason), "{reason:?} in {unanswered}");
     }
-    assert!(unanswered.starts_with("3 did not answer within 1s ("), "{unanswered}");
+    assert!(unanswered.starts_with("3 did not answer within 2s ("), "{unanswered}");
 
     // Too few for a guard.
     let guard = guard::metric(Arc::new(source), "connections").above(1.0);
@@ -158,8 +158,8 @@ async fn no_answer_at_all_is_an_error_and_ends_in_time() {
     let (answer, ()) = tokio::join!(source.latest(&cx, &query), async {
         wait_until("a pod is asked", MINUTE, || async {
             let requests = pages.requests().await?;
-            let asked = requests.values().filter(|pod| pod.requests > 0).count();
-            if asked >= 4 { Ok(()) } else { Err(format!("{asked}").into()) }
+            let asked: u32 = requests.values().map(|pod| pod.requests).sum();
+            if asked >= 2 + 2 { Ok(()) } else { Err(format!("{asked}").into()) }
         })
         .await
         .unwrap();
@@ -305,7 +305,7 @@ async fn a_stateful_set_serves_where_its_port_and_path_say() {
     let namespace = own().await.create_namespace("stateful").await.unwrap();
     let page = MetricsPage::new().with_gauge("used_bytes", 5.0);
     let redis = bed::Workload::new("redis", 2).with_metrics_page(&page);
-    let mut redis = redis.with_annotation("prometheus.io/path", "/stats?all=1").stateful_set();
+    let mut redis = redis.with_annotation("prometheus.io/path", "stats").stateful_set();
     let pod = redis.spec.as_mut().unwrap().template.spec.as_mut().unwrap();
     let ports = json!([{"name": "metrics", "containerPort": 9121}]);
     pod.containers[0].ports = Some(serde_json::from_value(ports).unwrap());
