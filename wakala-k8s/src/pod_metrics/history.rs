@@ -125,13 +125,13 @@ mod tests {
     /// How old what each scrape is measured from was, for scrapes that many seconds after the first.
     fn ages(seconds: impl IntoIterator<Item = u64>) -> Vec<Option<u64>> {
         let (start, mut history) = (Instant::now(), History::new(0));
-        let mut age = |seconds| {
+        let age = |seconds| {
             let begun = start + Duration::from_secs(seconds);
             let base = history.push(scrape(begun), WINDOW).base;
             assert!(history.bases.len() <= BASES);
             base.map(|base| (begun - base.begun).as_secs())
         };
-        seconds.into_iter().map(|at| age(at)).collect()
+        seconds.into_iter().map(age).collect()
     }
 
     #[test]

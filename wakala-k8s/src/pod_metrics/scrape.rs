@@ -54,7 +54,7 @@ pub(crate) struct Scrape {
     /// Those that answered, by their uid.
     pub(crate) pods: HashMap<String, Answer>,
     /// Why the others did not, and which.
-    pub(crate) failures: BTreeMap<String, Vec<String>>,
+    pub(crate) failures: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// What one pod showed.
@@ -123,7 +123,9 @@ pub(crate) async fn scrape(
                     let answer = Answer { at: Instant::now(), selected };
                     scrape.pods.insert(pod.metadata.uid.unwrap_or_default(), answer);
                 }
-                Err(reason) => scrape.failures.entry(reason).or_default().push(name),
+                Err(reason) => {
+                    scrape.failures.entry(reason).or_default().insert(name);
+                }
             }
             async {}
         });

@@ -31,6 +31,16 @@ async fn pods(namespace: &TestNamespace) -> Vec<String> {
     pods.iter().map(ResourceExt::name_any).collect()
 }
 
+/// The pods that say that they are ready, in order. A workload's own count may be that of a moment ago.
+async fn ready_pods(namespace: &TestNamespace) -> Vec<String> {
+    let pods = namespace.api::<Pod>().list(&ListParams::default()).await.unwrap();
+    let ready = |pod: &&Pod| {
+        let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref());
+        conditions.unwrap_or_default().iter().any(|one| one.type_ == "Ready" && one.status == "True")
+    };
+    pods.iter().filter(ready).map(ResourceExt::name_any).collect()
+}
+
 /// A source of everything that the tests ask for, which never answers from memory unless told to.
 fn source(workload: &Workload) -> PodMetrics {
     PodMetrics::of(workload)
@@ -183,14 +193,9 @@ async fn only_ready_pods_of_the_workload_are_asked() {
     let annotation = json!({"metadata": {"annotations": {"testbed.wakala.dev/unready": "true"}}});
     patch::<Pod>(&namespace, &unready, annotation).await;
     wait_until("one pod is not ready, and the stranger is", MINUTE, || async {
-        let pods = namespace.api::<Pod>().list(&ListParams::default()).await?;
-        let ready = |pod: &&Pod| {
-            let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref());
-            conditions.unwrap_or_default().iter().any(|one| one.type_ == "Ready" && one.status == "True")
-        };
-        let mut ready: Vec<_> = pods.iter().filter(ready).map(ResourceExt::name_any).collect();
-        ready.sort();
-        let as_wanted = ready.len() == 3 && ready.last().unwrap() == "migration" && !ready.contains(&unready);
+        let ready = ready_pods(&namespace).await;
+        let as_wanted =
+            ready.len() == 3 && ready.contains(&"migration".to_owned()) && !ready.contains(&unready);
         if as_wanted { Ok(()) } else { Err(format!("{ready:?}").into()) }
     })
     .await
@@ -222,12 +227,11 @@ async fn growth_is_over_the_pods_that_were_there_both_times() {
     let gone = pods(&namespace).await.remove(0);
     namespace.api::<Pod>().delete(&gone, &DeleteParams::default()).await.unwrap();
     wait_until("another pod in its place", MINUTE, || async {
-        let now = pods(&namespace).await;
+        let now = ready_pods(&namespace).await;
         if now.len() == 3 && !now.contains(&gone) { Ok(()) } else { Err(format!("{now:?}").into()) }
     })
     .await
     .unwrap();
-    wait_ready(&namespace, "api", 3).await;
     let second = latest(&source, "error_rate").await.unwrap();
     assert_eq!(second.coverage, coverage(2, 3));
     assert!(near(second.value, 0.1), "{second:?}");
