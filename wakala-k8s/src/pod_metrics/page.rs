@@ -1,7 +1,8 @@
 //! The text format in which a pod shows its metrics.
 //!
 //! Strict, as Prometheus is: a page with one line that cannot be read is no page, since a counter that was overlooked
-//! is one that looks healthy.
+//! is one that looks healthy. (Hence no library: prometheus-parse skips lines that it cannot read and splits labels at
+//! every comma, openmetrics-parser is under the LGPL.)
 
 use std::collections::HashSet;
 use std::fmt;
