@@ -29,9 +29,9 @@ mod wait;
 pub use error::TestbedError;
 #[cfg(feature = "kubernetes")]
 pub use kubernetes::{
-    ClusterAccess, ControlPlane, ControlPlaneBuilder, KUBECONFIG_VARIABLE, NodeGroup, NodeGroups, Server,
-    TestCluster, TestNamespace, User, Workload, horizontal_pod_autoscaler, namespace, pod_disruption_budget,
-    rule,
+    ClusterAccess, ControlPlane, ControlPlaneBuilder, KUBECONFIG_VARIABLE, Level, MetricsPage, MetricsPages,
+    NodeGroup, NodeGroups, PodRequests, Server, TestCluster, TestNamespace, User, Workload,
+    horizontal_pod_autoscaler, namespace, pod_disruption_budget, rule,
 };
 #[cfg(all(feature = "aws", feature = "kubernetes"))]
 pub use production::{Production, ProductionOptions};
