@@ -1,5 +1,6 @@
 //! What a call knows about the run that it belongs to.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,8 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::event::{Event, Notice, Observer, Silent};
-use crate::{Clock, Error, ErrorKind, Result, RunId, StepId, SystemClock};
+use crate::limits::Limits;
+use crate::{Clock, Error, ErrorKind, Floor, ResourceKey, Result, RunId, StepId, SystemClock, Units};
 
 /// Which half of a step a call belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,26 +35,36 @@ pub struct RunContext {
     attempt: u32,
     deadline: Option<Duration>,
     handle: Option<Arc<str>>,
+    baseline: Option<f64>,
     cancel: CancellationToken,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Shared {
     run_id: RunId,
     clock: Arc<dyn Clock>,
     observer: Arc<dyn Observer>,
+    limits: Arc<Limits>,
+    inherited: Arc<BTreeMap<ResourceKey, Units>>,
 }
 
 impl RunContext {
     /// A context outside of any step, with no deadline.
     pub fn new(run_id: RunId, clock: Arc<dyn Clock>) -> Self {
         Self {
-            shared: Arc::new(Shared { run_id, clock, observer: Arc::new(Silent) }),
+            shared: Arc::new(Shared {
+                run_id,
+                clock,
+                observer: Arc::new(Silent),
+                limits: Arc::default(),
+                inherited: Arc::default(),
+            }),
             step: StepId::from(""),
             phase: Phase::Plan,
             attempt: 1,
             deadline: None,
             handle: None,
+            baseline: None,
             cancel: CancellationToken::new(),
         }
     }
@@ -65,8 +77,28 @@ impl RunContext {
     /// The same run, with progress reported to `observer`.
     #[must_use]
     pub fn with_observer(mut self, observer: Arc<dyn Observer>) -> Self {
-        let Shared { run_id, clock, .. } = &*self.shared;
-        self.shared = Arc::new(Shared { run_id: run_id.clone(), clock: Arc::clone(clock), observer });
+        self.shared = Arc::new(Shared { observer, ..Shared::clone(&self.shared) });
+        self
+    }
+
+    /// The same run, within these floors.
+    #[must_use]
+    pub(crate) fn with_limits(mut self, limits: Limits) -> Self {
+        self.shared = Arc::new(Shared { limits: Arc::new(limits), ..Shared::clone(&self.shared) });
+        self
+    }
+
+    /// The same run, with the sizes that unfinished runs started from.
+    #[must_use]
+    pub(crate) fn with_inherited(mut self, inherited: BTreeMap<ResourceKey, Units>) -> Self {
+        self.shared = Arc::new(Shared { inherited: Arc::new(inherited), ..Shared::clone(&self.shared) });
+        self
+    }
+
+    /// The same, with what a guard found while the plan was made.
+    #[must_use]
+    pub(crate) fn with_baseline(mut self, baseline: Option<f64>) -> Self {
+        self.baseline = baseline;
         self
     }
 
@@ -128,6 +160,33 @@ impl RunContext {
     /// The provider's handle of the operation that `apply` started, as recorded by the run.
     pub fn handle(&self) -> Option<&str> {
         self.handle.as_deref()
+    }
+
+    /// What the guard that is asked found when the run was planned. See [`Guard::calibrate`](crate::Guard::calibrate).
+    pub fn baseline(&self) -> Option<f64> {
+        self.baseline
+    }
+
+    /// While planning: the size that a run which is not at its end found `resource` at, before it began to change it.
+    ///
+    /// What is planned now starts from there too, so that "as it was" keeps meaning the original.
+    pub fn inherited(&self, resource: &ResourceKey) -> Option<Units> {
+        self.shared.inherited.get(resource).copied()
+    }
+
+    /// The run's floor of `resource`, where it has one.
+    pub fn floor(&self, resource: &ResourceKey) -> Option<Floor> {
+        self.shared.limits.floor(resource)
+    }
+
+    /// Fails where the run must not take `resource` from one size to another now. For authors of targets: to be asked
+    /// before each write, since this is what no step can get around. What is permitted counts as taken away.
+    ///
+    /// # Errors
+    /// `Denied` below the floor or for more at once than is ever allowed; `RateLimited`, with the time to wait, for too
+    /// much within a time. Nothing was written then.
+    pub fn permit(&self, resource: &ResourceKey, from: Units, to: Units) -> Result<()> {
+        self.shared.limits.permit(resource, from, to, self.shared.clock.monotonic())
     }
 
     /// The clock of the run.

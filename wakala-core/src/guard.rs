@@ -2,12 +2,14 @@
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{GuardId, MetricQuery, MetricsSource, Permission, RunContext, Sample, SharedTarget, Units};
+use crate::{
+    GuardId, MetricQuery, MetricsSource, Permission, Result, RunContext, Sample, SharedTarget, Units,
+};
 
 /// What a guard answers. Only [`Pass`](Verdict::Pass) lets a run go on for good.
 #[non_exhaustive]
@@ -63,6 +65,38 @@ pub trait Guard: Debug + Send + Sync + 'static {
     /// What the providers must allow for judging. As given: nothing.
     fn permissions(&self) -> Vec<Permission> {
         Vec::new()
+    }
+
+    /// Whether the guard could fail at all, as far as that can be told without looking. As given: it could.
+    ///
+    /// # Errors
+    /// `InvalidConfig` for a limit that no value, or every value, breaks.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Judges before a run whether the guard is able to guard: as [`evaluate`](Self::evaluate), and inconclusive where
+    /// what is found shows that it could never fail. Reads only.
+    async fn prove(&self, cx: &RunContext) -> Verdict {
+        self.evaluate(cx).await
+    }
+
+    /// What the guard compares with later, as found while the plan is made; it comes back in
+    /// [`RunContext::baseline`]. As given: nothing. Reads only.
+    ///
+    /// # Errors
+    /// Where there is too little data; the plan is then refused.
+    async fn calibrate(&self, cx: &RunContext) -> Result<Option<f64>> {
+        let _ = cx;
+        Ok(None)
+    }
+
+    /// The verdicts of the last `window`, oldest first, for a time in which nobody asked. Reads only.
+    ///
+    /// As given `None`: the guard knows nothing of the past. An empty list says that there was no data.
+    async fn history(&self, cx: &RunContext, window: Duration) -> Option<Vec<(SystemTime, Verdict)>> {
+        let _ = (cx, window);
+        None
     }
 }
 

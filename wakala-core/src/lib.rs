@@ -87,6 +87,7 @@ mod event;
 mod floor;
 pub mod guard;
 mod ids;
+mod limits;
 mod metrics;
 mod notify;
 mod plan;
@@ -96,7 +97,7 @@ mod setting;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod step;
-mod store;
+pub mod store;
 mod target;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -106,19 +107,21 @@ pub use clock::ManualClock;
 pub use clock::{Clock, SystemClock};
 pub use context::{Phase, RunContext};
 pub use engine::{
-    Engine, Obligation, Residual, Revert, RunHandle, RunReport, Status, StepOutcome, StepReport, Stop,
+    Control, Engine, Obligation, Residual, Revert, RunHandle, RunReport, Status, StepOutcome, StepReport,
+    Stop,
 };
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use event::{ChannelObserver, Event, Notice, Observer, Silent, TracingObserver};
 pub use floor::{Autoscaler, AutoscalerState, RaiseFloor, TruceGuard};
 pub use guard::{Guard, MetricGuard, ReadyGuard, Verdict};
 pub use ids::{GuardId, ResourceKey, RunId, StepId, TargetId, Version};
+pub use limits::{Floor, Removal};
 pub use metrics::{Coverage, MetricQuery, MetricsSource, Sample, Unit};
 pub use notify::{LogNotifier, Notification, Notifier, NotifyStep, Severity};
-pub use plan::{Approval, Outline, Plan, PlannedSoak, PlannedStep};
+pub use plan::{Approval, Outline, Plan, PlannedSoak, PlannedStep, PlannedWatch};
 pub use playbook::{
-    Finding, FindingLevel, OnFailure, Part, Playbook, PlaybookBuilder, Preflight, Soak, SoakTiming, StepNode,
-    StepPolicy, sequence, shared_step, step, together,
+    Finding, FindingLevel, Gate, GuardLimits, OnFailure, Part, Playbook, PlaybookBuilder, Preflight, Soak,
+    SoakTiming, StepNode, StepPolicy, Urgency, Watch, gate, sequence, shared_step, step, together,
 };
 pub use secrecy::{ExposeSecret, SecretString};
 
@@ -127,7 +130,7 @@ pub use setting::{Convergence, Setting, SettingInfo, SettingStep, Versioned};
 pub use step::{
     Applied, Change, Effect, Observed, Permission, PlaybookStep, Reversibility, SafeSide, StepPlan, Undone,
 };
-pub use store::{EffectKnown, Entry, Failure, MemoryStore, Record, RunStore};
+pub use store::{EffectKnown, Entry, Failure, MemoryStore, Record, RunStore, Unwind};
 pub use target::{
     Bounds, Capability, Observation, Owner, ScalableTarget, ScalableTargetExt, ScaleOptions, SharedTarget,
     Units,

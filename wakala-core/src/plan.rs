@@ -1,7 +1,8 @@
 //! Plans: what a playbook would do, as data that a person reads and approves.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -9,12 +10,13 @@ use sha2::{Digest, Sha256};
 
 use crate::playbook::{Node, Part};
 use crate::{
-    Clock, Effect, Error, ErrorKind, Finding, FindingLevel, OnFailure, Permission, Playbook, ResourceKey,
-    Result, SoakTiming, StepId, StepPlan, StepPolicy, Verdict,
+    Clock, Effect, Error, ErrorKind, Finding, FindingLevel, Floor, Gate, Guard, GuardId, GuardLimits,
+    OnFailure, Permission, Playbook, ResourceKey, Result, SoakTiming, StepId, StepNode, StepPlan, StepPolicy,
+    Units, Urgency, Verdict, Watch,
 };
 
 /// The version of the plan's serialised form.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// What a playbook would do, found by reading only.
 ///
@@ -29,7 +31,12 @@ pub struct Plan {
     #[serde(with = "humantime_serde")]
     valid_for: Duration,
     on_failure: OnFailure,
+    urgency: Urgency,
     outline: Outline,
+    watch: Option<PlannedWatch>,
+    floors: BTreeMap<ResourceKey, Floor>,
+    /// What guards found while the plan was made, to compare with later.
+    baselines: BTreeMap<GuardId, f64>,
     steps: Vec<PlannedStep>,
     permissions: BTreeSet<Permission>,
     findings: Vec<Finding>,
@@ -48,6 +55,28 @@ pub enum Outline {
     Together(Vec<Outline>),
     /// A time to watch.
     Soak(PlannedSoak),
+    /// A point at which a person decides.
+    Gate(Gate),
+}
+
+/// The guards of a whole run in a plan.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlannedWatch {
+    /// How much is borne.
+    pub limits: GuardLimits,
+    /// The conditions.
+    pub conditions: Vec<String>,
+}
+
+impl PlannedWatch {
+    fn of(watch: &Watch) -> Self {
+        Self { limits: watch.limits, conditions: conditions(&watch.guards) }
+    }
+}
+
+fn conditions(guards: &[Arc<dyn Guard>]) -> Vec<String> {
+    guards.iter().map(|guard| format!("{}: {}", guard.id(), guard.condition())).collect()
 }
 
 /// A soak in a plan.
@@ -88,14 +117,19 @@ impl Outline {
             Node::Soak(soak) => Self::Soak(PlannedSoak {
                 id: soak.id.clone(),
                 timing: soak.timing,
-                conditions: soak
-                    .guards
-                    .iter()
-                    .map(|guard| format!("{}: {}", guard.id(), guard.condition()))
-                    .collect(),
+                conditions: conditions(&soak.guards),
             }),
+            Node::Gate(gate) => Self::Gate(gate.clone()),
         }
     }
+}
+
+/// What was found by reading while a plan is made.
+pub(crate) struct Readings {
+    pub(crate) steps: Vec<PlannedStep>,
+    pub(crate) floors: BTreeMap<ResourceKey, Floor>,
+    pub(crate) baselines: BTreeMap<GuardId, f64>,
+    pub(crate) findings: Vec<Finding>,
 }
 
 impl Plan {
@@ -103,13 +137,12 @@ impl Plan {
         playbook: &Playbook,
         made_at: SystemTime,
         valid_for: Duration,
-        steps: Vec<PlannedStep>,
-        findings: Vec<Finding>,
+        readings: Readings,
     ) -> Self {
+        let Readings { steps, floors, baselines, findings } = readings;
         let steps_need = steps.iter().flat_map(|planned| planned.step.permissions.iter().cloned());
-        let guards = playbook.soaks().into_iter().flat_map(|soak| &soak.guards);
         let permissions = steps_need
-            .chain(guards.flat_map(|guard| guard.permissions()))
+            .chain(playbook.guards().flat_map(|guard| guard.permissions()))
             .chain(playbook.preflight().iter().flat_map(|check| check.permissions()))
             .collect();
         Self {
@@ -119,7 +152,11 @@ impl Plan {
             made_at,
             valid_for,
             on_failure: playbook.on_failure(),
+            urgency: playbook.urgency(),
             outline: Outline::of(playbook.root()),
+            watch: playbook.watch().map(PlannedWatch::of),
+            floors,
+            baselines,
             steps,
             permissions,
             findings,
@@ -161,6 +198,31 @@ impl Plan {
         self.on_failure
     }
 
+    /// Whether a run goes before others that want the same thing.
+    pub fn urgency(&self) -> Urgency {
+        self.urgency
+    }
+
+    /// The guards of the whole run.
+    pub fn watch(&self) -> Option<&PlannedWatch> {
+        self.watch.as_ref()
+    }
+
+    /// How small, and how fast smaller, a run may make things.
+    pub fn floors(&self) -> &BTreeMap<ResourceKey, Floor> {
+        &self.floors
+    }
+
+    /// What a guard found while the plan was made.
+    pub(crate) fn baseline(&self, guard: &GuardId) -> Option<f64> {
+        self.baselines.get(guard).copied()
+    }
+
+    /// For each resource whose size a run changes: its size before that.
+    pub fn sizes_before(&self) -> BTreeMap<ResourceKey, Units> {
+        self.steps.iter().flat_map(|planned| planned.step.baselines.clone()).collect()
+    }
+
     /// Everything that a run takes for itself.
     pub fn resources(&self) -> Vec<ResourceKey> {
         let all: BTreeSet<_> =
@@ -190,6 +252,34 @@ impl Plan {
         })
     }
 
+    /// How `playbook` differs from the one that was planned; `None` where it is the same, built again.
+    pub(crate) fn difference(&self, playbook: &Playbook) -> Option<String> {
+        if self.playbook != playbook.name() {
+            return Some(format!("it is {}, planned was {}", playbook.name(), self.playbook));
+        }
+        let (planned, built): (BTreeSet<_>, BTreeSet<_>) = (
+            self.steps.iter().map(|planned| planned.step.id.clone()).collect(),
+            playbook.steps().iter().map(|node| node.step.id()).collect(),
+        );
+        if let Some(step) = planned.difference(&built).next() {
+            return Some(format!("it lacks step {step}"));
+        }
+        if let Some(step) = built.difference(&planned).next() {
+            return Some(format!("step {step} is new"));
+        }
+        let policy = |node: &StepNode| self.step(&node.step.id()).map(|planned| planned.policy);
+        if let Some(node) = playbook.steps().into_iter().find(|node| policy(node) != Some(node.policy)) {
+            return Some(format!("step {} has other limits or terms", node.step.id()));
+        }
+        if self.outline != Outline::of(playbook.root()) {
+            return Some("its order, a soak, a gate or a guard is another".to_owned());
+        }
+        if self.watch != playbook.watch().map(PlannedWatch::of) {
+            return Some("the guards of the whole run are others".to_owned());
+        }
+        (self.on_failure != playbook.on_failure()).then(|| "it does something else on failure".to_owned())
+    }
+
     /// Fails where the plan must not be run under `approval`.
     pub(crate) fn check(&self, playbook: &Playbook, approval: &Approval, clock: &dyn Clock) -> Result<()> {
         let refuse = |kind, message: String| {
@@ -210,10 +300,10 @@ impl Plan {
         if let Some(finding) = self.refusals().next() {
             return refuse(ErrorKind::InvalidConfig, format!("preflight refused it: {}", finding.text));
         }
-        if self.outline != Outline::of(playbook.root()) || self.playbook != playbook.name() {
+        if let Some(difference) = self.difference(playbook) {
             return refuse(
                 ErrorKind::InvalidConfig,
-                "the playbook has other steps than the one that was planned; plan again".to_owned(),
+                format!("the playbook is not the one that was planned ({difference}); plan again"),
             );
         }
         let age = clock.now().duration_since(self.made_at).unwrap_or_default();
@@ -298,10 +388,23 @@ impl fmt::Display for Plan {
             match self.on_failure {
                 OnFailure::KeepAndHold => "keep what there is and hold",
                 OnFailure::TakeBack => "take everything back",
+                OnFailure::BackToHealthy => "go back to where the last soak passed, and stop there",
             }
         )?;
         writeln!(f)?;
         self.write_outline(f, &self.outline, 0)?;
+        if let Some(watch) = &self.watch {
+            writeln!(f, "\nAll the time")?;
+            for condition in &watch.conditions {
+                writeln!(f, "  {condition}")?;
+            }
+        }
+        if !self.floors.is_empty() {
+            writeln!(f, "\nFloors")?;
+            for (resource, floor) in &self.floors {
+                writeln!(f, "  {resource}: {floor}")?;
+            }
+        }
         if !self.findings.is_empty() {
             writeln!(f, "\nPreflight")?;
             for finding in &self.findings {
@@ -343,6 +446,10 @@ impl Plan {
                 }
                 Ok(())
             }
+            Outline::Gate(gate) => {
+                let within = humantime::format_duration(gate.within);
+                writeln!(f, "{:indent$}? {}: {} (to be approved within {within})", "", gate.id, gate.question)
+            }
         }
     }
 }
@@ -380,13 +487,16 @@ fn write_step(f: &mut fmt::Formatter<'_>, planned: &PlannedStep, indent: usize) 
 }
 
 /// The finding that a guard's proof of life gives.
-pub(crate) fn liveness(soak: &StepId, guard: &str, verdict: &Verdict) -> Finding {
+pub(crate) fn liveness(place: &str, guard: &GuardId, verdict: &Verdict, must_hold: bool) -> Finding {
     match verdict {
+        Verdict::Fail(now) if must_hold => Finding::refusal(format!(
+            "guard {guard} of {place} fails before anything is done ({now}); wait until it holds"
+        )),
         Verdict::Pass(now) | Verdict::Fail(now) => {
-            Finding::ok(format!("guard {guard} of {soak} has data; now {now}"))
+            Finding::ok(format!("guard {guard} of {place} has data; now {now}"))
         }
-        blind => {
-            Finding::refusal(format!("guard {guard} of {soak} cannot guard ({blind}); mend its metric first"))
-        }
+        blind => Finding::refusal(format!(
+            "guard {guard} of {place} cannot guard ({blind}); mend its metric first"
+        )),
     }
 }

@@ -1,5 +1,6 @@
 //! The step contract: plan, apply, observe, undo.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Error, ErrorKind, ResourceKey, Result, RunContext, StepId, Version};
+use crate::{Error, ErrorKind, ResourceKey, Result, RunContext, StepId, Units, Version};
 
 /// What a step does to the world.
 #[non_exhaustive]
@@ -187,6 +188,9 @@ pub struct StepPlan {
     pub expected: Duration,
     /// What the person who approves should know.
     pub warnings: Vec<String>,
+    /// For each resource whose size the step changes: the size before this run and those that it took over from.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub baselines: BTreeMap<ResourceKey, Units>,
 }
 
 impl StepPlan {
@@ -207,6 +211,7 @@ impl StepPlan {
             permissions: Vec::new(),
             expected: Duration::from_secs(1),
             warnings: Vec::new(),
+            baselines: BTreeMap::new(),
         }
     }
 

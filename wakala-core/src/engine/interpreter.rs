@@ -15,8 +15,8 @@ use crate::playbook::{Node, Part};
 use crate::step::drifted;
 use crate::store::{EffectKnown, Failure, Record};
 use crate::{
-    Applied, Error, ErrorKind, Observed, OnFailure, Phase, Plan, PlannedStep, Result, Retry, RunContext,
-    StepId, StepNode,
+    Applied, Control, Error, ErrorKind, Observed, OnFailure, Phase, Plan, PlannedStep, Result, Retry,
+    RunContext, StepId, StepNode,
 };
 
 /// How long one call may take before its fate counts as unknown.
@@ -82,7 +82,9 @@ impl<'a> Interpreter<'a> {
             // What a person asks for comes before what the playbook says, also where a step failed meanwhile.
             (End::Stopped | End::Failed, Some(stop)) => {
                 let revert = stop == Stop::TakeBack;
-                self.journal.write(Record::StopRequested { revert }).await?;
+                let control = if revert { Control::CancelRevert } else { Control::CancelKeep };
+                let (by, reason) = (String::new(), String::new());
+                self.journal.write(Record::Controlled { number: None, control, by, reason }).await?;
                 let (kept, why) = match end {
                     End::Failed => (Status::Held, format!("{why}; stopped as asked")),
                     _ => (Status::Stopped, "stopped as asked".to_owned()),
@@ -127,6 +129,7 @@ impl<'a> Interpreter<'a> {
             match &part.0 {
                 Node::Step(node) => self.step(node).await,
                 Node::Soak(soak) => self.soak(soak).await,
+                Node::Gate(_) => unreachable!(),
                 Node::Sequence(parts) => {
                     for part in parts {
                         match self.part(part).await? {

@@ -19,37 +19,52 @@ const END_ATTEMPTS: u32 = 3;
 pub(super) struct Journal<'a> {
     engine: &'a Engine,
     run: RunId,
-    entries: Mutex<Vec<Entry>>,
+    epoch: u64,
+    written: Mutex<Written>,
     /// Set once the store has failed: steps side by side must not go on where one of them found that out.
     broken: AtomicBool,
 }
 
+#[derive(Debug)]
+struct Written {
+    entries: Vec<Entry>,
+    tip: Option<String>,
+}
+
 impl<'a> Journal<'a> {
-    pub(super) fn new(engine: &'a Engine, run: &RunId, entries: Vec<Entry>) -> Self {
+    /// Goes on with a journal under a lease.
+    pub(super) fn new(
+        engine: &'a Engine,
+        run: &RunId,
+        epoch: u64,
+        entries: Vec<Entry>,
+        tip: Option<String>,
+    ) -> Self {
         // A new run's first entry is written by the store itself, so it is told of here.
         if let [only] = entries.as_slice() {
             engine.observer.on_event(&Event::Record(only.clone()));
         }
-        Self { engine, run: run.clone(), entries: Mutex::new(entries), broken: AtomicBool::new(false) }
+        let written = Mutex::new(Written { entries, tip });
+        Self { engine, run: run.clone(), epoch, written, broken: AtomicBool::new(false) }
     }
 
     /// Writes one record. After an error nothing more may be done to the world, and nothing but the run's
     /// [end](Self::end) is written.
     pub(super) async fn write(&self, record: Record) -> Result<()> {
-        let mut entries = self.entries.lock().await;
+        let mut written = self.written.lock().await;
         if self.broken.load(Ordering::Relaxed) {
             return Err(self.lost().with_retry(Retry::Never));
         }
-        self.append(&mut entries, record).await
+        self.append(&mut written, record).await
     }
 
     /// Writes how the run ended, also where an earlier record could not be written, and tries for a while: the store
     /// may be back by now, and a run without an end can be neither believed nor taken back.
     pub(super) async fn end(&self, status: Status, reason: String) -> Result<()> {
-        let mut entries = self.entries.lock().await;
+        let mut written = self.written.lock().await;
         for attempt in 1.. {
             let Err(error) =
-                self.append(&mut entries, Record::Ended { status, reason: reason.clone() }).await
+                self.append(&mut written, Record::Ended { status, reason: reason.clone() }).await
             else {
                 return Ok(());
             };
@@ -61,17 +76,20 @@ impl<'a> Journal<'a> {
         unreachable!("the last attempt returns")
     }
 
-    async fn append(&self, entries: &mut Vec<Entry>, record: Record) -> Result<()> {
-        let entry = Entry::new(entries.len() as u64, self.engine.clock.now(), record);
-        let append = self.engine.store.append(&self.run, entry.clone());
+    async fn append(&self, written: &mut Written, record: Record) -> Result<()> {
+        let entry = Entry::new(written.entries.len() as u64, self.engine.clock.now(), self.epoch, record);
+        let line = entry.line(&self.run, written.tip.as_deref());
+        let hash = line.hash.clone();
+        let append = self.engine.store.append(&self.run, self.epoch, line);
         if let Err(error) = self.engine.ask_store("append", &self.run, append).await
-            && !self.engine.is_kept(&self.run, &entry, &error).await
+            && !self.engine.is_kept(&self.run, &hash, &error).await
         {
             self.broken.store(true, Ordering::Relaxed);
             return Err(self.lost().with_retry(error.retry()).with_source(error));
         }
         self.engine.observer.on_event(&Event::Record(entry.clone()));
-        entries.push(entry);
+        written.entries.push(entry);
+        written.tip = Some(hash);
         Ok(())
     }
 
@@ -81,11 +99,11 @@ impl<'a> Journal<'a> {
     }
 
     pub(super) async fn entries(&self) -> Vec<Entry> {
-        self.entries.lock().await.clone()
+        self.written.lock().await.entries.clone()
     }
 
     pub(super) async fn state(&self) -> Result<RunState> {
-        RunState::of(&self.entries.lock().await)
+        RunState::of(&self.written.lock().await.entries)
     }
 }
 

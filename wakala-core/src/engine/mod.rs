@@ -7,13 +7,18 @@ use std::time::Duration;
 use futures::future::{FutureExt as _, join_all};
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{PlannedStep, liveness};
-use crate::store::{Entry, MemoryStore, Record, RunStore};
+use crate::limits::Limits;
+use crate::plan::{PlannedStep, Readings, liveness};
+use crate::store::{
+    self as stored, Entry, Lease, LeaseTerms, MemoryStore, NewRun, Record, Release, RunStore, StoredRun,
+    Takeover,
+};
 use crate::{
-    Approval, Clock, Error, ErrorKind, Finding, Observer, Plan, Playbook, Result, Retry, RunContext, RunId,
-    Silent, StepId, StepNode, StepPlan, SystemClock, Verdict,
+    Approval, Clock, Error, ErrorKind, Finding, Floor, Guard, GuardId, Observer, Plan, Playbook, ResourceKey,
+    Result, Retry, RunContext, RunId, Silent, StepId, StepNode, StepPlan, SystemClock, Units, Verdict,
 };
 
+mod control;
 mod handle;
 mod interpreter;
 mod journal;
@@ -21,6 +26,7 @@ mod report;
 mod soak;
 mod unwind;
 
+pub use control::Control;
 pub use handle::{RunHandle, Stop};
 pub use report::{Obligation, Residual, RunReport, Status, StepOutcome, StepReport};
 
@@ -57,6 +63,7 @@ pub struct Engine {
     observer: Arc<dyn Observer>,
     store: Arc<dyn RunStore>,
     plan_validity: Duration,
+    floors: BTreeMap<ResourceKey, Floor>,
 }
 
 impl Default for Engine {
@@ -67,6 +74,7 @@ impl Default for Engine {
             observer: Arc::new(Silent),
             store: Arc::new(MemoryStore::new()),
             plan_validity: Duration::from_secs(15 * 60),
+            floors: BTreeMap::new(),
         }
     }
 }
@@ -105,6 +113,14 @@ impl Engine {
         self
     }
 
+    /// Keeps every run of this engine from making a target smaller, or faster smaller, than that, whatever its playbook
+    /// says. Of several floors of the same resource all are kept.
+    #[must_use]
+    pub fn with_floor(mut self, resource: impl Into<ResourceKey>, floor: Floor) -> Self {
+        self.floors.entry(resource.into()).and_modify(|kept| *kept = kept.and(floor)).or_insert(floor);
+        self
+    }
+
     /// Where runs are kept.
     pub fn store(&self) -> &Arc<dyn RunStore> {
         &self.store
@@ -118,7 +134,10 @@ impl Engine {
     /// # Errors
     /// Where a step cannot be planned, with the kind of the first such error and the words of all of them.
     pub async fn plan(&self, playbook: &Playbook) -> Result<Plan> {
-        let cx = RunContext::new(RunId::generate(), Arc::clone(&self.clock));
+        let floors = self.floors_with(playbook.floors());
+        let cx = RunContext::new(RunId::generate(), Arc::clone(&self.clock))
+            .with_limits(Limits::new(floors.clone()))
+            .with_inherited(self.sizes_before_unfinished().await?);
         let planned = join_all(playbook.steps().into_iter().map(|node| {
             let cx = cx.for_step(&node.step.id(), crate::Phase::Plan, 1);
             async move {
@@ -140,7 +159,7 @@ impl Engine {
         .await;
         let steps = all_or_errors(planned)?;
         let plans: Vec<StepPlan> = steps.iter().map(|planned| planned.step.clone()).collect();
-        let mut findings = self.prove_guards(playbook, &cx).await;
+        let (mut findings, baselines) = self.prove_guards(playbook, &cx).await;
         let checks = join_all(playbook.preflight().iter().map(|check| {
             let found = within(&*self.clock, PLAN_LIMIT, check.check(&cx, &plans));
             found.map(|found| {
@@ -149,7 +168,8 @@ impl Engine {
         }))
         .await;
         findings.extend(all_or_errors(checks)?.into_iter().flatten());
-        Ok(Plan::new(playbook, self.clock.now(), self.plan_validity, steps, findings))
+        let readings = Readings { steps, floors, baselines, findings };
+        Ok(Plan::new(playbook, self.clock.now(), self.plan_validity, readings))
     }
 
     /// Plans one step; asks again where the provider is busy, since reading twice does no harm.
@@ -166,16 +186,72 @@ impl Engine {
     }
 
     /// A guard that has no data before the run would be blind in it too.
-    async fn prove_guards(&self, playbook: &Playbook, cx: &RunContext) -> Vec<Finding> {
-        let guards =
-            playbook.soaks().into_iter().flat_map(|soak| soak.guards.iter().map(move |guard| (soak, guard)));
-        join_all(guards.map(|(soak, guard)| async move {
-            let verdict = within(&*self.clock, PLAN_LIMIT, guard.evaluate(cx)).await.unwrap_or_else(|| {
-                Verdict::SourceError(format!("no answer within {}", humantime::format_duration(PLAN_LIMIT)))
+    async fn prove_guards(
+        &self,
+        playbook: &Playbook,
+        cx: &RunContext,
+    ) -> (Vec<Finding>, BTreeMap<GuardId, f64>) {
+        let watched = playbook.watch().into_iter().flat_map(|watch| {
+            watch.guards.iter().map(|guard| ("the whole run".to_owned(), guard, watch.must_hold_before))
+        });
+        let soaked = playbook
+            .soaks()
+            .into_iter()
+            .flat_map(|soak| soak.guards.iter().map(move |guard| (soak.id.to_string(), guard, false)));
+        // A guard that several soaks share is asked once.
+        let mut guards: Vec<(String, &Arc<dyn Guard>, bool)> = Vec::new();
+        for (place, guard, must_hold) in watched.chain(soaked) {
+            if !guards.iter().any(|(_, known, _)| Arc::ptr_eq(known, guard)) {
+                guards.push((place, guard, must_hold));
+            }
+        }
+        let proofs = join_all(guards.into_iter().map(|(place, guard, must_hold)| async move {
+            let proof = async {
+                let baseline = guard.calibrate(cx).await;
+                let cx = cx.clone().with_baseline(baseline.as_ref().ok().copied().flatten());
+                (guard.prove(&cx).await, baseline)
+            };
+            let (verdict, baseline) = within(&*self.clock, PLAN_LIMIT, proof).await.unwrap_or_else(|| {
+                let text = format!("no answer within {}", humantime::format_duration(PLAN_LIMIT));
+                (Verdict::SourceError(text), Ok(None))
             });
-            liveness(&soak.id, guard.id().as_str(), &verdict)
+            let finding = match &baseline {
+                Ok(_) => liveness(&place, &guard.id(), &verdict, must_hold),
+                Err(error) => Finding::refusal(format!(
+                    "guard {} of {place} has nothing to compare with ({})",
+                    guard.id(),
+                    error.chain()
+                )),
+            };
+            (finding, baseline.ok().flatten().map(|value| (guard.id(), value)))
         }))
-        .await
+        .await;
+        let (findings, baselines): (Vec<_>, Vec<_>) = proofs.into_iter().unzip();
+        (findings, baselines.into_iter().flatten().collect())
+    }
+
+    /// For each resource that an unfinished run works on: the size that it found.
+    async fn sizes_before_unfinished(&self) -> Result<BTreeMap<ResourceKey, Units>> {
+        let mut sizes = BTreeMap::new();
+        for head in self.ask_store("list", "all runs", self.store.list()).await? {
+            if head.resources.is_empty() {
+                continue;
+            }
+            let journal = stored::Journal::read(&self.load(&head.run).await?);
+            if let Some(Entry { record: Record::Created { plan, .. }, .. }) = journal.entries.first() {
+                sizes.extend(plan.sizes_before());
+            }
+        }
+        Ok(sizes)
+    }
+
+    /// The floors of a playbook and of the engine: all of them hold.
+    fn floors_with(&self, floors: &BTreeMap<ResourceKey, Floor>) -> BTreeMap<ResourceKey, Floor> {
+        let mut all = floors.clone();
+        for (resource, floor) in &self.floors {
+            all.entry(resource.clone()).and_modify(|kept| *kept = kept.and(*floor)).or_insert(*floor);
+        }
+        all
     }
 
     /// Runs an approved plan to its end. What happened is in the report, failures too.
@@ -192,24 +268,32 @@ impl Engine {
         run: &RunHandle,
     ) -> Result<RunReport> {
         plan.check(playbook, approval, &*self.clock)?;
-        let created = Record::Created { plan: Box::new(plan.clone()), approved_by: approval.by.clone() };
-        let first = Entry::new(0, self.clock.now(), created);
-        let resources = plan.resources();
-        let create = self.store.create(run.id(), &resources, first.clone());
-        if let Err(error) = self.ask_store("create", run.id(), create).await
-            && !self.is_kept(run.id(), &first, &error).await
-        {
-            return Err(error);
-        }
-        let journal = Journal::new(self, run.id(), vec![first]);
+        let (plan_kept, approval) = (Box::new(plan.clone()), Some(approval.clone()));
+        let created = Record::Created { plan: plan_kept, approval, supersedes: None };
+        let first = Entry::new(0, self.clock.now(), 1, created);
+        let line = first.line(run.id(), None);
+        let tip = line.hash.clone();
+        let new = NewRun {
+            run: run.id().clone(),
+            resources: plan.resources(),
+            terms: self.terms(),
+            first: line,
+            supersedes: Vec::new(),
+        };
+        let lease = match self.ask_store("create", run.id(), self.store.create(new)).await {
+            Ok(lease) => lease,
+            Err(error) if self.is_kept(run.id(), &tip, &error).await => Lease { epoch: 1 },
+            Err(error) => return Err(error),
+        };
+        let journal = Journal::new(self, run.id(), lease.epoch, vec![first], Some(tip));
         let interpreter = Interpreter::new(self, plan, nodes(playbook), journal, run);
         let report = interpreter.run(playbook.root()).await;
-        Ok(self.released(report).await)
+        Ok(self.released(report, lease.epoch).await)
     }
 
     /// Gives the run's resources back. A store that fails now must not cost the report of what was done.
-    async fn released(&self, mut report: RunReport) -> RunReport {
-        let release = self.store.release(&report.run_id);
+    async fn released(&self, mut report: RunReport, epoch: u64) -> RunReport {
+        let release = self.store.release(&report.run_id, epoch, Release::Resources);
         if let Err(error) = self.ask_store("release", &report.run_id, release).await {
             report.reason =
                 format!("{}; its resources could not be given back ({})", report.reason, error.chain());
@@ -225,7 +309,7 @@ impl Engine {
     /// Only before the first effect: `NotFound` for an unknown run, `Conflict` where the run is not at an end or
     /// another run holds one of its resources, `InvalidConfig` where the playbook lacks one of the run's steps.
     pub async fn revert(&self, playbook: &Playbook, run: &RunHandle, scope: Revert) -> Result<RunReport> {
-        let entries = self.load(run.id()).await?;
+        let stored::Journal { entries, tip, .. } = stored::Journal::read(&self.load(run.id()).await?);
         let state = RunState::of(&entries)?;
         let plan = state.plan().clone();
         let refuse =
@@ -245,13 +329,19 @@ impl Engine {
             );
         }
         let resources = plan.resources();
-        self.ask_store("claim", run.id(), self.store.claim(run.id(), &resources)).await?;
-        let journal = Journal::new(self, run.id(), entries);
+        let terms = self.terms();
+        let acquire = self.store.acquire(run.id(), &resources, &terms, Takeover::Lapsed);
+        let lease = self.ask_store("acquire", run.id(), acquire).await?;
+        let journal = Journal::new(self, run.id(), lease.epoch, entries, tip);
         let report = Interpreter::new(self, &plan, nodes, journal, run).revert(scope).await;
-        Ok(self.released(report).await)
+        Ok(self.released(report, lease.epoch).await)
     }
 
-    async fn load(&self, run: &RunId) -> Result<Vec<Entry>> {
+    fn terms(&self) -> LeaseTerms {
+        LeaseTerms { owner: "engine".to_owned(), ttl: Duration::from_secs(60) }
+    }
+
+    async fn load(&self, run: &RunId) -> Result<StoredRun> {
         self.ask_store("load", run, self.store.load(run)).await
     }
 
@@ -259,20 +349,18 @@ impl Engine {
     async fn ask_store<T>(
         &self,
         operation: &'static str,
-        run: &RunId,
+        run: impl std::fmt::Display,
         call: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         let answer = within(&*self.clock, CALL_LIMIT, call).await;
-        answer.unwrap_or_else(|| Err(no_answer(operation, CALL_LIMIT).on(format!("the store of run {run}"))))
+        answer.unwrap_or_else(|| Err(no_answer(operation, CALL_LIMIT).on(format!("the store of {run}"))))
     }
 
-    /// Whether the store has an entry although its answer was an error: a lost answer is looked into, as those of
+    /// Whether the store has a line although its answer was an error: a lost answer is looked into, as those of
     /// steps are.
-    async fn is_kept(&self, run: &RunId, entry: &Entry, error: &Error) -> bool {
+    async fn is_kept(&self, run: &RunId, hash: &str, error: &Error) -> bool {
         error.retry() == Retry::ObserveFirst
-            && self.load(run).await.is_ok_and(|kept| {
-                kept.last().is_some_and(|last| last.seq == entry.seq && last.record == entry.record)
-            })
+            && self.load(run).await.is_ok_and(|kept| kept.lines.last().is_some_and(|last| last.hash == hash))
     }
 
     /// What a run did and what is left of it, from its journal.
@@ -280,7 +368,7 @@ impl Engine {
     /// # Errors
     /// `NotFound` for an unknown run.
     pub async fn report(&self, run: &RunId) -> Result<RunReport> {
-        let entries = self.load(run).await?;
+        let stored::Journal { entries, .. } = stored::Journal::read(&self.load(run).await?);
         Ok(RunReport::of(run, &RunState::of(&entries)?, entries))
     }
 }

@@ -31,7 +31,7 @@ impl Interpreter<'_> {
             }
             let now = watch.cx.clock().monotonic();
             // A gap longer than two rounds is time that nobody watched.
-            let span = (now - last).min(soak.timing.interval * 2);
+            let span = (now - last).min(soak.timing.limits.interval * 2);
             last = now;
             let in_grace = now - start < soak.timing.grace;
             if let Some(failure) = watch.tally.count(soak, &verdicts, span, in_grace) {
@@ -45,7 +45,7 @@ impl Interpreter<'_> {
                     .await?;
                 return Ok(End::Done);
             }
-            if watch.cx.sleep(soak.timing.interval).await.is_err() {
+            if watch.cx.sleep(soak.timing.limits.interval).await.is_err() {
                 return self.close(&watch, None).await;
             }
         }
@@ -73,7 +73,7 @@ struct Watch<'s> {
 impl Watch<'_> {
     async fn ask(&self) -> Result<Vec<(GuardId, Verdict)>> {
         let round = join_all(self.soak.guards.iter().map(|guard| async {
-            let cx = self.cx.clone().with_deadline(self.soak.timing.interval);
+            let cx = self.cx.clone().with_deadline(self.soak.timing.limits.interval);
             let verdict = match cx.until(guard.evaluate(&cx)).await {
                 Ok(verdict) => verdict,
                 Err(late) => Verdict::SourceError(format!("no answer within one round: {}", late.chain())),
@@ -119,14 +119,14 @@ impl Tally {
         };
         if let Some(failing) = list(|verdict| matches!(verdict, Verdict::Fail(_))) {
             self.failures = if in_grace { 0 } else { self.failures + 1 };
-            return (self.failures >= soak.timing.fail_limit)
+            return (self.failures >= soak.timing.limits.fail_limit)
                 .then(|| format!("{failing}, {} times in a row", self.failures));
         }
         self.failures = 0;
         if let Some(blind) = list(|verdict| !verdict.is_pass()) {
             // The first round has no span of its own, yet a source that never answers must come to an end.
             self.blind += if first { Duration::ZERO } else { span };
-            return (self.blind >= soak.timing.blind_limit)
+            return (self.blind >= soak.timing.limits.inconclusive_limit)
                 .then(|| format!("{blind}; without verdict for {}", humantime::format_duration(self.blind)));
         }
         self.covered += if first { Duration::ZERO } else { span };
