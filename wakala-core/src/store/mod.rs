@@ -70,7 +70,7 @@ pub enum LeaseState {
 pub struct NewRun {
     /// Its name.
     pub run: RunId,
-    /// What it takes for itself.
+    /// What it takes for itself: a set, in which keys may overlap each other.
     pub resources: Vec<ResourceKey>,
     /// Who drives it.
     pub terms: LeaseTerms,
@@ -157,11 +157,15 @@ pub struct Letter {
 /// once somebody else has taken the lease, the former owner can write nothing more. A lease that lapsed frees nothing.
 ///
 /// The store has the clock that leases are measured by: one for all that share it.
+///
+/// `Conflict` and `NotFound` are certain: nothing was changed, and the same call would fail again. Where it is not known
+/// whether a call took effect the error says [`ObserveFirst`](crate::Retry::ObserveFirst), as it always does.
 #[async_trait]
 pub trait RunStore: Debug + Send + Sync + 'static {
     /// Makes a run with its first line, claims its resources and takes its lease: all or nothing.
     ///
-    /// In the same moment the runs that it supersedes lose their claims and their owners are fenced.
+    /// In the same moment the runs that it supersedes lose their claims and their owners are fenced: a later epoch, that
+    /// nobody has.
     ///
     /// # Errors
     /// `Conflict` where the run exists, or a run that is not superseded holds an overlapping resource; the message
@@ -185,20 +189,20 @@ pub trait RunStore: Debug + Send + Sync + 'static {
     /// Lets the lease of that epoch last for `ttl` from now, also where it had lapsed and nobody took it.
     ///
     /// # Errors
-    /// `NotFound` for an unknown run; `Conflict` where there is a later epoch or the lease was given back.
+    /// `NotFound` for an unknown run; `Conflict` where the epoch is not the latest or the lease was given back.
     async fn renew(&self, run: &RunId, epoch: u64, ttl: Duration) -> Result<()>;
 
-    /// Gives up the lease of that epoch, and more as `what` says. Idempotent.
+    /// Gives up the lease of that epoch, and more as `what` says. May be repeated, also to give up more than before.
     ///
     /// # Errors
-    /// `NotFound` for an unknown run; `Conflict` where there is a later epoch: nothing has changed then.
+    /// `NotFound` for an unknown run; `Conflict` where the epoch is not the latest: nothing has changed then.
     async fn release(&self, run: &RunId, epoch: u64, what: Release) -> Result<()>;
 
-    /// Adds the next line.
+    /// Adds the next line, also where the lease has lapsed and nobody took it.
     ///
     /// # Errors
-    /// `NotFound` for an unknown run; `Conflict` where the line's place is not the next one, there is a later epoch, or
-    /// the lease was given back: somebody else writes.
+    /// `NotFound` for an unknown run; `Conflict` where the line's place is not the next one, the epoch is not the latest,
+    /// or the lease was given back: somebody else writes.
     async fn append(&self, run: &RunId, epoch: u64, line: Line) -> Result<()>;
 
     /// A run with all of its lines, in order, as they are: looking for damage is not the store's work.
@@ -207,7 +211,7 @@ pub trait RunStore: Debug + Send + Sync + 'static {
     /// `NotFound` for an unknown run.
     async fn load(&self, run: &RunId) -> Result<StoredRun>;
 
-    /// All runs, in the order of their names.
+    /// All runs, in the order of their names' bytes.
     ///
     /// # Errors
     /// What the store says.

@@ -14,8 +14,9 @@ use mockall::mock;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::store::{Lease, LeaseTerms, Letter, Line, NewRun, Release, RunHead, StoredRun, Takeover};
 use crate::{
-    Applied, Autoscaler, AutoscalerState, Bounds, Capability, Clock, Entry, Event, Finding, Guard, GuardId,
+    Applied, Autoscaler, AutoscalerState, Bounds, Capability, Clock, Event, Finding, Guard, GuardId,
     MetricQuery, MetricsSource, Notification, Notifier, Observation, Observed, Observer, Permission,
     PlaybookStep, Preflight, ResourceKey, Result, RunContext, RunId, RunStore, Sample, ScalableTarget,
     ScaleOptions, Setting, SettingInfo, StepId, StepPlan, TargetId, Undone, Units, Verdict, Version,
@@ -160,12 +161,21 @@ mock! {
 
     #[async_trait]
     impl RunStore for RunStore {
-        async fn create(&self, run: &RunId, resources: &[ResourceKey], first: Entry) -> Result<()>;
-        async fn claim(&self, run: &RunId, resources: &[ResourceKey]) -> Result<()>;
-        async fn append(&self, run: &RunId, entry: Entry) -> Result<()>;
-        async fn load(&self, run: &RunId) -> Result<Vec<Entry>>;
-        async fn list(&self) -> Result<Vec<RunId>>;
-        async fn release(&self, run: &RunId) -> Result<()>;
+        async fn create(&self, new: NewRun) -> Result<Lease>;
+        async fn acquire(
+            &self,
+            run: &RunId,
+            resources: &[ResourceKey],
+            terms: &LeaseTerms,
+            takeover: Takeover,
+        ) -> Result<Lease>;
+        async fn renew(&self, run: &RunId, epoch: u64, ttl: Duration) -> Result<()>;
+        async fn release(&self, run: &RunId, epoch: u64, what: Release) -> Result<()>;
+        async fn append(&self, run: &RunId, epoch: u64, line: Line) -> Result<()>;
+        async fn load(&self, run: &RunId) -> Result<StoredRun>;
+        async fn list(&self) -> Result<Vec<RunHead>>;
+        async fn send(&self, run: &RunId, body: String) -> Result<u64>;
+        async fn mail(&self, run: &RunId, after: u64) -> Result<Vec<Letter>>;
     }
 }
 

@@ -17,7 +17,7 @@ use wakala_core::testing::{
 };
 use wakala_core::{
     Bounds, Capability, LogNotifier, ManualClock, MemoryStore, MetricsSource, Notification, NotifyStep,
-    RaiseFloor, ScaleUp, Severity, Units,
+    RaiseFloor, RunStore, ScaleUp, Severity, Units,
 };
 
 /// One test that a behaviour's check fails, with these words.
@@ -254,8 +254,9 @@ mod log_notifier {
 mod memory_store {
     use super::*;
 
-    async fn make() -> MemoryStore {
-        MemoryStore::new()
+    async fn make() -> StoreCase {
+        let clock = ManualClock::default();
+        StoreCase::new(MemoryStore::with_clock(Arc::new(clock.clone()))).on(&clock)
     }
     wakala_core::store_conformance!(make);
 }
@@ -263,8 +264,11 @@ mod memory_store {
 mod faulty_store {
     use super::*;
 
+    // On the host's clock, through two wrappers around one store.
     async fn make() -> StoreCase {
-        StoreCase::new(FaultyStore::new(MemoryStore::new(), &Faults::new()))
+        let store: Arc<dyn RunStore> = Arc::new(MemoryStore::new());
+        StoreCase::new(FaultyStore::shared(store.clone(), &Faults::new()))
+            .with_peer(FaultyStore::shared(store, &Faults::new()))
     }
     wakala_core::store_conformance!(make);
 }

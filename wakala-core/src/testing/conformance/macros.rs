@@ -67,17 +67,40 @@ macro_rules! __conformance {
     };
     (store, $then:ident! $rest:tt) => {
         $crate::$then! { store $rest
-            keeps_entries_in_order
+            lines_come_back_as_written
+            keeps_lines_in_order
             wrong_place_conflicts
             concurrent_appends_have_one_winner
+            appends_need_the_lease
             existing_run_conflicts
             overlapping_claims_conflict_by_name
-            failed_claims_leave_nothing
+            resources_are_a_set
+            refused_creates_leave_nothing
             concurrent_creates_have_one_winner
-            release_frees_and_repeats
-            claims_again
+            supersedes_and_fences
+            supersedes_all_or_nothing
             unknown_run_is_not_found
             lists_runs_by_name
+            heads_tell_how_runs_stand
+            lease_is_held_for_its_time
+            lapsed_lease_frees_nothing
+            lapsed_lease_still_writes
+            renewal_counts_from_now
+            release_gives_up_what_it_says
+            release_repeats
+            release_is_for_the_latest_lease
+            lapsed_lease_is_taken
+            held_lease_is_taken_by_force
+            former_owners_are_fenced
+            epochs_count_owners
+            acquire_replaces_claims_or_nothing
+            acquire_reopens
+            concurrent_takeovers_have_one_winner
+            concurrent_claims_have_one_winner
+            mail_is_numbered_without_gaps
+            concurrent_mail_gets_places_of_its_own
+            mail_comes_back_as_sent
+            mail_needs_no_lease
         }
     };
 }
