@@ -193,7 +193,7 @@ CREATE FUNCTION acquire(
 #variable_conflict use_column
 DECLARE
     found_run run%ROWTYPE;
-    now_ CONSTANT timestamptz := clock_timestamp();
+    looked_at timestamptz;
 BEGIN
     PERFORM durably();
     PERFORM lock_claims(p_resources);
@@ -202,10 +202,12 @@ BEGIN
         outcome := 'unknown';
         RETURN;
     END IF;
-    IF found_run.lapses_at > now_ AND NOT p_forced THEN
+    -- Only now: we may have waited for the lock.
+    looked_at := clock_timestamp();
+    IF found_run.lapses_at > looked_at AND NOT p_forced THEN
         outcome := 'driven';
         holder := found_run.owner;
-        time_left := microseconds(found_run.lapses_at - now_);
+        time_left := extract(epoch FROM found_run.lapses_at - looked_at) * 1000000;
         RETURN;
     END IF;
 
@@ -225,20 +227,15 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION microseconds(p_time interval) RETURNS bigint
-LANGUAGE sql IMMUTABLE SET search_path FROM CURRENT AS $$
-    SELECT (extract(epoch FROM p_time) * 1000000)::bigint
-$$;
-
 -- Locks the run for whoever has this epoch. Outcomes: done, unknown, fenced (number: the latest epoch), given back.
-CREATE FUNCTION drive(p_run text, p_epoch bigint, OUT outcome text, OUT number bigint, OUT next bigint)
+CREATE FUNCTION drive(p_run text, p_epoch bigint, OUT outcome text, OUT number bigint, OUT next_seq bigint)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     found_run run%ROWTYPE;
 BEGIN
     PERFORM durably();
     SELECT * INTO found_run FROM run WHERE run = p_run FOR NO KEY UPDATE;
-    next := found_run.length;
+    next_seq := found_run.length;
     IF NOT FOUND THEN
         outcome := 'unknown';
     ELSIF found_run.epoch <> p_epoch THEN
@@ -284,20 +281,20 @@ CREATE FUNCTION append(
     p_run text, p_epoch bigint, p_seq bigint, p_body text, p_hash text, OUT outcome text, OUT number bigint
 ) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
-    next bigint;
+    next_seq bigint;
 BEGIN
-    SELECT driven.outcome, driven.number, driven.next INTO outcome, number, next
+    SELECT driven.outcome, driven.number, driven.next_seq INTO outcome, number, next_seq
     FROM drive(p_run, p_epoch) AS driven;
     IF outcome <> 'done' THEN
         RETURN;
     END IF;
-    IF p_seq <> next THEN
+    IF p_seq <> next_seq THEN
         outcome := 'out of place';
-        number := next;
+        number := next_seq;
         RETURN;
     END IF;
     INSERT INTO line (run, seq, body, hash) VALUES (p_run, p_seq, p_body, p_hash);
-    UPDATE run SET length = next + 1 WHERE run = p_run;
+    UPDATE run SET length = next_seq + 1 WHERE run = p_run;
 END
 $$;
 
@@ -320,5 +317,10 @@ BEGIN
 END
 $$;
 
--- Each role gets what it needs by name: see wakala_db::store_permissions.
-REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA pg_temp FROM PUBLIC;
+-- Whoever works with the store gets what it needs, function by function: see wakala_db::store_permissions.
+REVOKE EXECUTE ON FUNCTION
+    durably(), paths_above(text[]), lock_claims(text[]), overlapping_claim(text[], text[]), hold(text, text[]),
+    lapse(bigint), create_run(text, text, bigint, text, text, text[], text[]),
+    acquire(text, text, bigint, text[], boolean), drive(text, bigint), renew(text, bigint, bigint),
+    release(text, bigint, boolean, boolean), append(text, bigint, bigint, text, text), send(text, text)
+FROM PUBLIC;
