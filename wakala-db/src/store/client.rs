@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use deadpool_postgres::{Object, Pool};
 use tokio::time::{Instant, timeout_at};
-use tokio_postgres::{IsolationLevel, Row};
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{IsolationLevel, Row};
 use wakala_core::{Error, Result};
 
 use crate::error::{Call, gave_way};

@@ -3,21 +3,22 @@
 use wakala_core::testing::conformance::StoreCase;
 use wakala_db::PostgresStore;
 
-use crate::rig::{bouncer, fresh, server};
+use crate::rig::{bouncer, fresh, same, server};
 
 async fn directly() -> PostgresStore {
     fresh(server().await, 4).await
 }
 
 async fn through_pgbouncer() -> StoreCase {
-    let store = fresh(bouncer().await, 8).await;
-    StoreCase::new(store.clone()).with_peer(store)
+    let store = fresh(bouncer().await, 4).await;
+    let peer = same(&store, bouncer().await, 4);
+    StoreCase::new(store).with_peer(peer)
 }
 
 /// Two processes, of which one goes through PgBouncer.
 async fn shared() -> StoreCase {
     let direct = fresh(server().await, 4).await;
-    let pooled = crate::rig::same(&direct, bouncer().await, 4);
+    let pooled = same(&direct, bouncer().await, 4);
     StoreCase::new(direct).with_peer(pooled)
 }
 

@@ -119,13 +119,17 @@ LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 BEGIN
     SELECT found.resource, found.run INTO resource, holder
     FROM (SELECT claim.resource, claim.run FROM claim
-          WHERE claim.resource = ANY (p_resources)
-             OR claim.resource = ANY (ARRAY(SELECT paths_above(p_resources)))
+          WHERE claim.resource = ANY (p_resources || ARRAY(SELECT paths_above(p_resources)))
+            AND claim.run <> ALL (p_except)
           UNION ALL
-          -- '0' is what follows '/'.
-          SELECT claim.resource, claim.run FROM unnest(p_resources) AS wanted
-          JOIN claim ON claim.resource >= wanted || '/' AND claim.resource < wanted || '0') AS found
-    WHERE found.run <> ALL (p_except)
+          -- One search of the index for each resource, however many claims there are. '0' is what follows '/'.
+          SELECT below.resource, below.run
+          FROM unnest(p_resources) AS wanted
+          CROSS JOIN LATERAL (SELECT claim.resource, claim.run FROM claim
+                              WHERE claim.resource >= wanted || '/' AND claim.resource < wanted || '0'
+                                AND claim.run <> ALL (p_except)
+                              ORDER BY claim.resource
+                              LIMIT 1) AS below) AS found
     ORDER BY found.resource
     LIMIT 1;
 END
