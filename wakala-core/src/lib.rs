@@ -115,7 +115,7 @@ pub use engine::{
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use event::{ChannelObserver, Event, Notice, Observer, Silent, TracingObserver};
 pub use floor::{Autoscaler, AutoscalerState, RaiseFloor, TruceGuard};
-pub use guard::{Guard, MetricGuard, ReadyGuard, Verdict};
+pub use guard::{Aggregate, CombinedGuard, Guard, MetricGuard, ReadyGuard, ShadowGuard, Verdict};
 pub use ids::{GuardId, ResourceKey, RunId, StepId, TargetId, Version};
 pub use limits::{Floor, Removal};
 pub use metrics::{Coverage, MetricQuery, MetricsSource, Sample, Unit};

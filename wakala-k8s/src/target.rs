@@ -72,6 +72,12 @@ impl ScalableTarget for Workload {
         permissions
     }
 
+    fn read_permissions(&self) -> Vec<Permission> {
+        let mut permissions = Self::read_permissions(self);
+        permissions.extend(hpa::find_permissions(self));
+        permissions
+    }
+
     async fn observe(&self, cx: &RunContext) -> Result<Observation> {
         const OPERATION: &str = "observe";
         let (snapshot, owner) = futures::try_join!(self.snapshot(cx, OPERATION), self.owner(cx, OPERATION))?;
@@ -254,6 +260,21 @@ mod tests {
         ScaleOptions::if_version(Some(version.into()))
     }
 
+    #[tokio::test]
+    async fn who_only_reads_needs_all_but_the_write() {
+        let (cluster, _) = scripted(Vec::<(u16, Value)>::new());
+        for workload in [
+            Workload::deployment(&cluster, "production", "api"),
+            Workload::stateful_set(&cluster, "production", "redis"),
+        ] {
+            let target: &dyn ScalableTarget = &workload;
+            let (mut all, reading) = (target.permissions(), target.read_permissions());
+            all.retain(|permission| permission.action != "patch");
+            assert_eq!(reading, all);
+            assert!(reading.len() < target.permissions().len());
+        }
+    }
+
     /// What `set_desired` to 50 answers, and the requests that it made.
     async fn set(
         options: ScaleOptions,
@@ -322,9 +343,8 @@ mod tests {
     #[tokio::test]
     async fn a_size_below_the_floor_of_the_run_is_not_sent() {
         let answers = vec![autoscalers(&[]), deployment("7", 3, 60)];
-        let floored = |cx: RunContext, min: u32| {
-            cx.with_floor("kubernetes/production/deployments/api", Floor::at(min))
-        };
+        let floored =
+            |cx: RunContext, min: u32| cx.with_floor("kubernetes/production/deployments/api", Floor::at(min));
         let (result, asked) = set_in(|cx| floored(cx, 51), ScaleOptions::default(), answers).await;
         let error = result.unwrap_err();
         assert_eq!((error.kind(), error.retry()), (ErrorKind::Denied, Retry::Never));

@@ -63,6 +63,12 @@ impl ScalableTarget for NodeGroup {
         self.needed_permissions(None)
     }
 
+    fn read_permissions(&self) -> Vec<Permission> {
+        let mut permissions = self.needed_permissions(None);
+        permissions.retain(|permission| permission.action != "eks:UpdateNodegroupConfig");
+        permissions
+    }
+
     /// The desired size that was asked for last, the group's bounds, and its health issues as the problem. `ready` is 0
     /// where nobody counts nodes and EKS does not vouch for them: see [`NodeGroup`].
     async fn observe(&self, cx: &RunContext) -> Result<Observation> {

@@ -6,7 +6,8 @@ use super::lease::LeaseKeeper;
 use super::state::RunState;
 use super::{Engine, Revert, RunHandle, RunReport, Status};
 use crate::store::{
-    Damage, Entry, Journal as Stored, Lease, LeaseState, LeaseTerms, NewRun, Record, Release, Unwind,
+    Damage, Entry, Journal as Stored, Lease, LeaseState, LeaseTerms, NewRun, Record, Release, Takeover,
+    Unwind, driven,
 };
 use crate::{
     Approval, Control, Error, ErrorKind, Event, Plan, Playbook, ResourceKey, Result, Retry, RunId, Urgency,
@@ -102,7 +103,6 @@ impl Engine {
     /// `InvalidConfig` where nobody is named, or the playbook is not the one that was planned: that is recorded, and the
     /// run shows as blocked; `Unexpected` for a damaged journal, `Unsupported` for one of a later version.
     pub async fn resume(&self, playbook: &Playbook, run: &RunHandle) -> Result<RunReport> {
-        self.named("resume", run)?;
         let (stored, state) = self.readable("resume", run.id()).await?;
         let refuse =
             |kind, message: String| Err(Error::new(kind, "resume", message).on(format!("run {}", run.id())));
@@ -114,6 +114,7 @@ impl Engine {
                 format!("it is at its end ({status}); plan and run anew, or revert it"),
             );
         }
+        self.decided("resume", run).await?;
         let plan = state.plan().clone();
         let age = self.clock.now().duration_since(plan.made_at()).unwrap_or_default();
         if state.is_untouched() && age > plan.valid_for() {
@@ -148,15 +149,15 @@ impl Engine {
     pub async fn revert(&self, playbook: &Playbook, run: &RunHandle, scope: Revert) -> Result<RunReport> {
         let (stored, state) = self.readable("revert", run.id()).await?;
         let plan = state.plan().clone();
+        let orphan = state.ended().is_none();
+        if orphan {
+            self.decided("revert", run).await?;
+        }
         let steps: Vec<_> = playbook.steps().iter().map(|node| node.step.id()).collect();
         if let Some(planned) = plan.steps().iter().find(|planned| !steps.contains(&planned.step.id)) {
             let (id, name) = (&planned.step.id, playbook.name());
             let message = format!("the playbook {name} lacks its step {id}; build it as it was for the run");
             return Err(Error::invalid("revert", message).on(format!("run {}", run.id())));
-        }
-        let orphan = state.ended().is_none();
-        if orphan {
-            self.named("revert", run)?;
         }
         let (journal, keeper, epoch) = self.take_over(run, stored, &plan.resources(), orphan).await?;
         let scope = match scope {
@@ -273,6 +274,15 @@ impl Engine {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Fails where a process drives the run, and where nobody is named who decides about it.
+    async fn decided(&self, operation: &'static str, run: &RunHandle) -> Result<()> {
+        let head = self.load(run.id()).await?.head;
+        if let (LeaseState::Held { owner, left }, Takeover::Lapsed) = (&head.lease, run.takeover()) {
+            return Err(driven(operation, run.id(), owner, *left));
+        }
+        self.named(operation, run)
     }
 
     fn named(&self, operation: &'static str, run: &RunHandle) -> Result<()> {

@@ -207,6 +207,10 @@ impl ScalableTarget for FakeTarget {
         vec![Permission::new("fake", "scale", self.id.as_str())]
     }
 
+    fn read_permissions(&self) -> Vec<Permission> {
+        vec![Permission::new("fake", "observe", self.id.as_str())]
+    }
+
     async fn observe(&self, cx: &RunContext) -> Result<Observation> {
         let mut state = lock(&self.state);
         self.check_exists(&state, "observe")?;
