@@ -78,7 +78,10 @@ impl Engine {
         let lease = match create.await {
             Ok(lease) => lease,
             // A lost answer is looked into, as those of steps are.
-            Err(error) if error.retry() == Retry::ObserveFirst && self.is_last_line(run.id(), &tip).await => {
+            Err(error)
+                if error.retry() == Retry::ObserveFirst
+                    && self.last_line_is(run.id(), &tip).await.unwrap_or(false) =>
+            {
                 Lease { epoch: 1 }
             }
             Err(error) => return Err(error),
@@ -247,13 +250,21 @@ impl Engine {
     ) -> Result<(Journal<'_>, LeaseKeeper, u64)> {
         let asked_at = self.clock.monotonic();
         let (lease, forced) = self.acquired(run, resources).await?;
-        // Between reading and taking, the former owner may have written on.
-        let stored = if self.is_last_line(run.id(), stored.tip.as_deref().unwrap_or_default()).await {
+        // Between reading and taking, somebody else may have written on: from here on nobody else can.
+        let tip = stored.tip.as_deref().unwrap_or_default();
+        let stored = if self.last_line_is(run.id(), tip).await? {
             stored
         } else {
             self.readable("take over", run.id()).await?.0
         };
         let journal = Journal::new(self, run.id(), lease.epoch, stored)?;
+        let ended = journal.read(|state| state.ended().map(|(status, _)| *status)).await;
+        if let Some(status) = ended.filter(|status| record && !status.is_open()) {
+            let report = self.report(run.id()).await?;
+            self.released(report, lease.epoch).await;
+            let message = format!("it has come to its end meanwhile ({status})");
+            return Err(Error::new(ErrorKind::Conflict, "take over", message).on(format!("run {}", run.id())));
+        }
         if record {
             let (by, owner) = (run.who().to_owned(), self.owner.to_string());
             journal.write(Record::TakenOver { by, owner, forced }).await?;
@@ -365,7 +376,8 @@ impl Engine {
     }
 
     /// Whether the journal's last line is the one of that hash.
-    pub(super) async fn is_last_line(&self, run: &RunId, hash: &str) -> bool {
-        self.load(run).await.is_ok_and(|kept| kept.lines.last().is_some_and(|last| last.hash == hash))
+    pub(super) async fn last_line_is(&self, run: &RunId, hash: &str) -> Result<bool> {
+        let stored = self.load(run).await?;
+        Ok(stored.lines.last().is_some_and(|last| last.hash == hash))
     }
 }

@@ -37,6 +37,7 @@ impl Interpreter<'_> {
                     }
                     self.journal.write(Record::Undone { step: id, undone }).await?;
                 }
+                Err(_) if matches!(self.halted(), Some(Halt::Abandon(..))) => continue,
                 Err(error) => {
                     stuck.push(id.to_string());
                     self.journal
@@ -44,6 +45,9 @@ impl Interpreter<'_> {
                         .await?;
                 }
             }
+        }
+        if let Some(Halt::Abandon(by, reason)) = self.halted() {
+            return Ok(abandoned(&by, &reason));
         }
         Ok(if !stuck.is_empty() {
             (
@@ -62,7 +66,11 @@ impl Interpreter<'_> {
         let cx = self.cx.clone().with_cancellation(CancellationToken::new());
         for attempt in 1..=ATTEMPTS {
             self.ensure_lease().await?;
-            self.journal.write(Record::UndoIntent { step: id.clone(), attempt }).await?;
+            let intent = Record::UndoIntent { step: id.clone(), attempt };
+            if !self.journal.write_if(intent, |state| state.abandoned.is_none()).await? {
+                let message = "the run was abandoned before it was taken back";
+                return Ok(Err(Error::new(ErrorKind::Cancelled, "undo", message).on(id)));
+            }
             self.ensure_lease().await?;
             let cx = cx.for_step(id, Phase::Undo, attempt).with_deadline(planned.limit());
             let call = node.step.undo(&cx, &planned.step);
