@@ -106,8 +106,8 @@ impl Engine {
     ///
     /// # Errors
     /// Only before the first effect: `NotFound` for an unknown run; `Conflict` where a process drives it (see
-    /// [`RunHandle::by_force`]), where it is at its end, or where its plan was not begun while it was valid;
-    /// (a run whose process was gone before it could give back what it held does so now, and its report is returned);
+    /// [`RunHandle::by_force`]), where it is at its end (one whose process was gone before it could give back what it held
+    /// does so now, and its report is returned), or where its plan was not begun while it was valid;
     /// `InvalidConfig` where nobody is named, or the playbook is not the one that was planned: that is recorded, and the
     /// run shows as blocked; `Unexpected` for a damaged journal, `Unsupported` for one of a later version.
     pub async fn resume(&self, playbook: &Playbook, run: &RunHandle) -> Result<RunReport> {
@@ -117,10 +117,15 @@ impl Engine {
         if let Some((status, _)) = state.ended()
             && !status.is_open()
         {
-            return refuse(
-                ErrorKind::Conflict,
-                format!("it is at its end ({status}); plan and run anew, or revert it"),
-            );
+            let head = self.load(run.id()).await?.head;
+            if head.lease == LeaseState::Free {
+                let message = format!("it is at its end ({status}); plan and run anew, or revert it");
+                return refuse(ErrorKind::Conflict, message);
+            }
+            // Its process was gone before it could give back what it held.
+            self.decided("resume", run).await?;
+            let epoch = self.acquired(run, &head.resources).await?.0.epoch;
+            return Ok(self.released(self.report(run.id()).await?, epoch).await);
         }
         self.decided("resume", run).await?;
         let plan = state.plan().clone();
