@@ -76,6 +76,7 @@
 //! | feature | what it adds |
 //! |---|---|
 //! | `sim` | `sim`: a simulated production in virtual time that playbooks run against |
+//! | `sqlite` | `SqliteStore`: runs in an SQLite file, that outlast the process |
 //! | `testing` | `testing`: mocks, fakes, fault wrappers, conformance checks; outside of semver |
 //!
 //! No client library, no network: providers are crates of their own.
@@ -101,6 +102,7 @@ pub mod sim;
 mod step;
 pub mod store;
 mod target;
+mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 
@@ -113,7 +115,7 @@ pub use engine::{
     StepOutcome, StepReport, Stop,
 };
 pub use error::{Error, ErrorKind, Result, Retry};
-pub use event::{ChannelObserver, Event, Notice, Observer, Silent, TracingObserver};
+pub use event::{ChannelObserver, Event, LiveFeed, Notice, Observer, RunInfo, Silent};
 pub use floor::{Autoscaler, AutoscalerState, RaiseFloor, TruceGuard};
 pub use guard::{Aggregate, CombinedGuard, Guard, MetricGuard, ReadyGuard, ShadowGuard, Verdict};
 pub use ids::{GuardId, ResourceKey, RunId, StepId, TargetId, Version};
@@ -133,7 +135,13 @@ pub use setting::{Convergence, Setting, SettingInfo, SettingStep, Versioned};
 pub use step::{
     Applied, Change, Effect, Observed, Permission, PlaybookStep, Reversibility, SafeSide, StepPlan, Undone,
 };
+#[cfg(feature = "sqlite")]
+pub use store::SqliteStore;
 pub use store::{EffectKnown, Entry, Failure, MemoryStore, Record, RunStore, Unwind};
+#[cfg(feature = "metrics")]
+pub use telemetry::MetricsObserver;
+pub use telemetry::TracingObserver;
+
 pub use target::{
     Bounds, Capability, Observation, Owner, ScalableTarget, ScalableTargetExt, ScaleOptions, SharedTarget,
     Units,

@@ -1,6 +1,6 @@
 //! The ways into a run: begin it, go on with it, take it back, abandon it.
 
-use super::interpreter::{Interpreter, abandoned};
+use super::interpreter::{Interpreter, abandoned, backoff};
 use super::journal::Journal;
 use super::lease::LeaseKeeper;
 use super::state::RunState;
@@ -10,8 +10,12 @@ use crate::store::{
     Unwind, driven,
 };
 use crate::{
-    Approval, Control, Error, ErrorKind, Event, Plan, Playbook, ResourceKey, Result, Retry, RunId, Urgency,
+    Approval, Control, Error, ErrorKind, Event, Plan, Playbook, ResourceKey, Result, Retry, RunId, RunInfo,
+    Urgency,
 };
+
+/// How often giving back what a run held is tried.
+const RELEASE_ATTEMPTS: u32 = 3;
 
 impl Engine {
     /// Runs an approved plan to its end. What happened is in the report, failures too.
@@ -100,6 +104,7 @@ impl Engine {
     /// # Errors
     /// Only before the first effect: `NotFound` for an unknown run; `Conflict` where a process drives it (see
     /// [`RunHandle::by_force`]), where it is at its end, or where its plan was not begun while it was valid;
+    /// (a run whose process was gone before it could give back what it held does so now, and its report is returned);
     /// `InvalidConfig` where nobody is named, or the playbook is not the one that was planned: that is recorded, and the
     /// run shows as blocked; `Unexpected` for a damaged journal, `Unsupported` for one of a later version.
     pub async fn resume(&self, playbook: &Playbook, run: &RunHandle) -> Result<RunReport> {
@@ -329,7 +334,8 @@ impl Engine {
             let text =
                 format!("run {old} is superseded, and its journal could not be told so ({})", error.chain());
             let notice = crate::Notice::Note { text };
-            self.observer.on_event(&Event::Notice { at: self.clock.now(), notice });
+            let info = RunInfo { id: by.clone(), playbook: String::new() };
+            self.observer.on_event(&info, &Event::Notice { at: self.clock.now(), notice });
         }
     }
 
@@ -342,10 +348,18 @@ impl Engine {
             _ if report.obligations.is_empty() => Release::Closed,
             _ => Release::Resources,
         };
-        let release = self.store.release(&report.run_id, epoch, what);
-        if let Err(error) = self.ask_store("release", Some(&report.run_id), release).await {
-            report.reason =
-                format!("{}; its resources could not be given back ({})", report.reason, error.chain());
+        for attempt in 1.. {
+            let release = self.store.release(&report.run_id, epoch, what);
+            let Err(error) = self.ask_store("release", Some(&report.run_id), release).await else { break };
+            if attempt == RELEASE_ATTEMPTS || matches!(error.retry(), Retry::Never | Retry::Exhausted) {
+                report.reason = format!(
+                    "{}; its resources could not be given back ({}): resume it once more to do so",
+                    report.reason,
+                    error.chain()
+                );
+                break;
+            }
+            self.clock.sleep(backoff(attempt)).await;
         }
         report
     }

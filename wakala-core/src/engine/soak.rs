@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
+use tracing::Instrument as _;
 
 use super::interpreter::{End, Halt, Interpreter};
 use super::watch::{Round, Seen, Tally};
@@ -22,7 +23,8 @@ impl Interpreter<'_> {
             return Ok(End::Done);
         }
         self.soaking.send_modify(|soaks| *soaks += 1);
-        let end = self.watch_soak(soak, before.open).await;
+        let span = tracing::info_span!("wakala.soak", wakala.soak.id = %soak.id);
+        let end = self.watch_soak(soak, before.open).instrument(span).await;
         self.soaking.send_modify(|soaks| *soaks -= 1);
         end
     }
@@ -54,12 +56,11 @@ impl Interpreter<'_> {
         let (mut last, mut recorded) = (start, watch.covered);
         let mut blind_since = None;
         loop {
-            let verdicts = match round.ask().await {
-                Ok(verdicts) => verdicts,
+            let (verdicts, now) = match round.ask().await {
+                Ok(answered) => answered,
                 Err(error) if self.halted().is_none() => return Err(error),
                 Err(_) => return self.close(&watch, None).await,
             };
-            let now = clock.monotonic();
             // A gap longer than two rounds is time that nobody watched.
             let span = (now - last).min(interval * 2);
             last = now;
