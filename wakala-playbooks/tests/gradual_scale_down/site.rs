@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use wakala_core::sim::{Fault, Load, World, WorldBuilder};
 use wakala_core::{
-    Approval, Autoscaler, Engine, Event, Observer, Plan, Playbook, Record, Result, RunHandle, RunReport,
-    SharedTarget,
+    Approval, Autoscaler, Engine, Event, Observer, Plan, Playbook, Record, Result, RunHandle, RunInfo,
+    RunReport, SharedTarget,
 };
 use wakala_playbooks::gradual_scale_down::{ApiMetrics, GradualScaleDown, Production, Simulated};
 
@@ -175,7 +175,7 @@ impl std::fmt::Debug for Trigger {
 }
 
 impl Observer for Trigger {
-    fn on_event(&self, event: &Event) {
+    fn on_event(&self, _: &RunInfo, event: &Event) {
         let (Some(Record::Intent { step, .. }) | Some(Record::SoakOpened { soak: step, .. })) =
             event.record()
         else {
