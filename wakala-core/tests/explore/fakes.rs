@@ -65,7 +65,7 @@ fn a_playbook_that_keeps_what_it_got() {
 
 #[test]
 fn a_playbook_that_takes_back() {
-    let found = Explore::new(|| scene(OnFailure::TakeBack)).run();
+    let found = Explore::new(|| scene(OnFailure::TakeBack)).with_random(10_000).run();
     println!("{found}");
     found.assert_clean();
 }

@@ -62,7 +62,7 @@ use drive::{Setting, play};
 use invariants::Breach;
 
 /// How many violations are made small and shown.
-const SHOWN: usize = 8;
+const SHOWN: usize = 80;
 
 /// The name of every explored run.
 const RUN: &str = "explored";
