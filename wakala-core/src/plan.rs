@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 use crate::playbook::{Node, Part};
 use crate::{
     Clock, Effect, Error, ErrorKind, Finding, FindingLevel, Floor, Gate, Guard, GuardId, GuardLimits,
-    OnFailure, Permission, Playbook, ResourceKey, Result, SoakTiming, StepId, StepNode, StepPlan, StepPolicy,
-    Units, Urgency, Verdict, Watch,
+    OnFailure, Permission, Playbook, ResourceKey, Result, SoakTiming, StepId, StepPlan, StepPolicy, Units,
+    Urgency, Verdict, Watch,
 };
 
 /// The version of the plan's serialised form.
@@ -271,10 +271,6 @@ impl Plan {
         }
         if let Some(step) = built.difference(&planned).next() {
             return Some(format!("step {step} is new"));
-        }
-        let policy = |node: &StepNode| self.step(&node.step.id()).map(|planned| planned.policy);
-        if let Some(node) = playbook.steps().into_iter().find(|node| policy(node) != Some(node.policy)) {
-            return Some(format!("step {} has other limits or terms", node.step.id()));
         }
         if self.outline != Outline::of(playbook.root()) {
             return Some("its order, a soak, a gate or a guard is another".to_owned());

@@ -229,6 +229,14 @@ pub trait ScalableTarget: Debug + Send + Sync + 'static {
     /// What the provider must allow for observing and scaling this target.
     fn permissions(&self) -> Vec<Permission>;
 
+    /// What the provider must allow for observing alone: what a guard asks for, which never scales.
+    ///
+    /// As given all of [`permissions`](Self::permissions); a provider names fewer, so that who only watches is allowed
+    /// only that.
+    fn read_permissions(&self) -> Vec<Permission> {
+        self.permissions()
+    }
+
     /// The size as the provider reports it now. Reads only.
     ///
     /// # Errors

@@ -72,6 +72,12 @@ impl ScalableTarget for Workload {
         permissions
     }
 
+    fn read_permissions(&self) -> Vec<Permission> {
+        let mut permissions = Self::read_permissions(self);
+        permissions.extend(hpa::find_permissions(self));
+        permissions
+    }
+
     async fn observe(&self, cx: &RunContext) -> Result<Observation> {
         const OPERATION: &str = "observe";
         let (snapshot, owner) = futures::try_join!(self.snapshot(cx, OPERATION), self.owner(cx, OPERATION))?;
@@ -98,6 +104,10 @@ impl ScalableTarget for Workload {
             && !owner.bounds.contains(desired)
         {
             return Err(self.owned(OPERATION, owner, desired));
+        }
+        if !options.dry_run && cx.floor(&self.key()).is_some() {
+            let now = self.snapshot(cx, OPERATION).await?;
+            cx.permit(&self.key(), Units(now.replicas), desired)?;
         }
 
         let mut expected = options.if_version.as_ref().map(Seen::from);
@@ -202,7 +212,7 @@ mod tests {
     use std::time::Duration;
 
     use serde_json::Value;
-    use wakala_core::ScalableTargetExt;
+    use wakala_core::{Floor, ScalableTargetExt};
 
     use super::*;
     use crate::testing::scripted;
@@ -250,14 +260,38 @@ mod tests {
         ScaleOptions::if_version(Some(version.into()))
     }
 
+    #[tokio::test]
+    async fn who_only_reads_needs_all_but_the_write() {
+        let (cluster, _) = scripted(Vec::<(u16, Value)>::new());
+        for workload in [
+            Workload::deployment(&cluster, "production", "api"),
+            Workload::stateful_set(&cluster, "production", "redis"),
+        ] {
+            let target: &dyn ScalableTarget = &workload;
+            let (mut all, reading) = (target.permissions(), target.read_permissions());
+            all.retain(|permission| permission.action != "patch");
+            assert_eq!(reading, all);
+            assert!(reading.len() < target.permissions().len());
+        }
+    }
+
     /// What `set_desired` to 50 answers, and the requests that it made.
     async fn set(
         options: ScaleOptions,
         answers: Vec<(u16, Value)>,
     ) -> (Result<Observation>, Vec<(String, Value)>) {
+        set_in(|cx| cx, options, answers).await
+    }
+
+    async fn set_in(
+        context: impl FnOnce(RunContext) -> RunContext,
+        options: ScaleOptions,
+        answers: Vec<(u16, Value)>,
+    ) -> (Result<Observation>, Vec<(String, Value)>) {
         let (cluster, served) = scripted(answers);
         let workload = Workload::deployment(&cluster, "production", "api");
-        let result = workload.set_desired(&RunContext::detached(), Units(50), options).await;
+        let cx = context(RunContext::detached());
+        let result = workload.set_desired(&cx, Units(50), options).await;
         let asked = served.await.unwrap();
         for request in &asked {
             let patch = request.line.starts_with("PATCH");
@@ -304,6 +338,22 @@ mod tests {
         let answers = vec![autoscalers(&[]), scale(50), deployment("9", 4, 50)];
         let (_, asked) = set(ScaleOptions::default(), answers).await;
         assert_eq!(asked[1].1, json!({"spec": {"replicas": 50}}));
+    }
+
+    #[tokio::test]
+    async fn a_size_below_the_floor_of_the_run_is_not_sent() {
+        let answers = vec![autoscalers(&[]), deployment("7", 3, 60)];
+        let floored =
+            |cx: RunContext, min: u32| cx.with_floor("kubernetes/production/deployments/api", Floor::at(min));
+        let (result, asked) = set_in(|cx| floored(cx, 51), ScaleOptions::default(), answers).await;
+        let error = result.unwrap_err();
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Denied, Retry::Never));
+        assert!(error.to_string().contains("below its floor of 51"), "{error}");
+        assert!(asked.iter().all(|(line, _)| line.starts_with("GET")), "{asked:?}");
+
+        let answers = vec![autoscalers(&[]), deployment("7", 3, 60), scale(50), deployment("9", 4, 50)];
+        let (result, _) = set_in(|cx| floored(cx, 50), ScaleOptions::default(), answers).await;
+        assert_eq!(result.unwrap().desired, Units(50));
     }
 
     #[tokio::test]

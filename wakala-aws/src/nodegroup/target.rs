@@ -63,6 +63,12 @@ impl ScalableTarget for NodeGroup {
         self.needed_permissions(None)
     }
 
+    fn read_permissions(&self) -> Vec<Permission> {
+        let mut permissions = self.needed_permissions(None);
+        permissions.retain(|permission| permission.action != "eks:UpdateNodegroupConfig");
+        permissions
+    }
+
     /// The desired size that was asked for last, the group's bounds, and its health issues as the problem. `ready` is 0
     /// where nobody counts nodes and EKS does not vouch for them: see [`NodeGroup`].
     async fn observe(&self, cx: &RunContext) -> Result<Observation> {
@@ -94,6 +100,7 @@ impl ScalableTarget for NodeGroup {
         if sizes == seen.sizes {
             return Ok(observed);
         }
+        cx.permit(&self.resource_key(), seen.sizes.desired, sizes.desired)?;
         // Under a token of the SDK's: within one run a target may go up, down and up again, and a token made of the
         // request would then bring back the answer of the first time.
         self.write(seen.sizes, sizes, None).await?;

@@ -376,3 +376,13 @@ fn permissions_are_of_the_partition_and_of_the_one_group_where_it_is_known() {
         assert_eq!(resources(Some(&arn)), [format!("{prefix}:cluster/prod"), arn.clone()]);
     }
 }
+
+#[test]
+fn who_only_reads_needs_all_but_the_write() {
+    let client = mock_client!(aws_sdk_eks, []);
+    let group = NodeGroup::of_client(client, "eu-west-1".into(), "prod".into(), "api".into());
+    let (mut all, reading) = (group.permissions(), group.read_permissions());
+    let write = all.iter().position(|permission| permission.action == "eks:UpdateNodegroupConfig").unwrap();
+    all.remove(write);
+    assert_eq!(reading, all);
+}

@@ -55,11 +55,23 @@ impl<'a> Journal<'a> {
     /// Writes one record. After an error nothing more may be done to the world, and nothing but the run's
     /// [end](Self::end) is written.
     pub(super) async fn write(&self, record: Record) -> Result<()> {
+        self.write_if(record, |_| true).await.map(drop)
+    }
+
+    /// Writes one record, unless what is written so far forbids it: asked and written in one go.
+    pub(super) async fn write_if(
+        &self,
+        record: Record,
+        allowed: impl FnOnce(&RunState) -> bool,
+    ) -> Result<bool> {
         let mut written = self.written.lock().await;
         if self.broken.load(Ordering::Relaxed) {
             return Err(self.lost().with_retry(Retry::Never));
         }
-        self.append(&mut written, record).await
+        if !allowed(&written.state) {
+            return Ok(false);
+        }
+        self.append(&mut written, record).await.map(|()| true)
     }
 
     /// Writes how the run ended, also where an earlier record could not be written, and tries for a while: the store

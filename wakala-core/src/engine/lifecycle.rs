@@ -1,16 +1,20 @@
 //! The ways into a run: begin it, go on with it, take it back, abandon it.
 
-use super::interpreter::{Interpreter, abandoned};
+use super::interpreter::{Interpreter, abandoned, backoff};
 use super::journal::Journal;
 use super::lease::LeaseKeeper;
 use super::state::RunState;
 use super::{Engine, Revert, RunHandle, RunReport, Status};
 use crate::store::{
-    Damage, Entry, Journal as Stored, Lease, LeaseState, LeaseTerms, NewRun, Record, Release, Unwind,
+    Damage, Entry, Journal as Stored, Lease, LeaseState, LeaseTerms, NewRun, Record, Release, Takeover,
+    Unwind, driven,
 };
 use crate::{
     Approval, Control, Error, ErrorKind, Event, Plan, Playbook, ResourceKey, Result, Retry, RunId, Urgency,
 };
+
+/// How often giving back what a run held is tried.
+const RELEASE_ATTEMPTS: u32 = 3;
 
 impl Engine {
     /// Runs an approved plan to its end. What happened is in the report, failures too.
@@ -99,10 +103,10 @@ impl Engine {
     /// # Errors
     /// Only before the first effect: `NotFound` for an unknown run; `Conflict` where a process drives it (see
     /// [`RunHandle::by_force`]), where it is at its end, or where its plan was not begun while it was valid;
+    /// (a run whose process was gone before it could give back what it held does so now, and its report is returned);
     /// `InvalidConfig` where nobody is named, or the playbook is not the one that was planned: that is recorded, and the
     /// run shows as blocked; `Unexpected` for a damaged journal, `Unsupported` for one of a later version.
     pub async fn resume(&self, playbook: &Playbook, run: &RunHandle) -> Result<RunReport> {
-        self.named("resume", run)?;
         let (stored, state) = self.readable("resume", run.id()).await?;
         let refuse =
             |kind, message: String| Err(Error::new(kind, "resume", message).on(format!("run {}", run.id())));
@@ -114,6 +118,7 @@ impl Engine {
                 format!("it is at its end ({status}); plan and run anew, or revert it"),
             );
         }
+        self.decided("resume", run).await?;
         let plan = state.plan().clone();
         let age = self.clock.now().duration_since(plan.made_at()).unwrap_or_default();
         if state.is_untouched() && age > plan.valid_for() {
@@ -148,15 +153,15 @@ impl Engine {
     pub async fn revert(&self, playbook: &Playbook, run: &RunHandle, scope: Revert) -> Result<RunReport> {
         let (stored, state) = self.readable("revert", run.id()).await?;
         let plan = state.plan().clone();
+        let orphan = state.ended().is_none();
+        if orphan {
+            self.decided("revert", run).await?;
+        }
         let steps: Vec<_> = playbook.steps().iter().map(|node| node.step.id()).collect();
         if let Some(planned) = plan.steps().iter().find(|planned| !steps.contains(&planned.step.id)) {
             let (id, name) = (&planned.step.id, playbook.name());
             let message = format!("the playbook {name} lacks its step {id}; build it as it was for the run");
             return Err(Error::invalid("revert", message).on(format!("run {}", run.id())));
-        }
-        let orphan = state.ended().is_none();
-        if orphan {
-            self.named("revert", run)?;
         }
         let (journal, keeper, epoch) = self.take_over(run, stored, &plan.resources(), orphan).await?;
         let scope = match scope {
@@ -275,6 +280,15 @@ impl Engine {
         }
     }
 
+    /// Fails where a process drives the run, and where nobody is named who decides about it.
+    async fn decided(&self, operation: &'static str, run: &RunHandle) -> Result<()> {
+        let head = self.load(run.id()).await?.head;
+        if let (LeaseState::Held { owner, left }, Takeover::Lapsed) = (&head.lease, run.takeover()) {
+            return Err(driven(operation, run.id(), owner, *left));
+        }
+        self.named(operation, run)
+    }
+
     fn named(&self, operation: &'static str, run: &RunHandle) -> Result<()> {
         if run.who().trim().is_empty() {
             let message = "nobody is named who decides so; name the person with RunHandle::by";
@@ -332,10 +346,18 @@ impl Engine {
             _ if report.obligations.is_empty() => Release::Closed,
             _ => Release::Resources,
         };
-        let release = self.store.release(&report.run_id, epoch, what);
-        if let Err(error) = self.ask_store("release", Some(&report.run_id), release).await {
-            report.reason =
-                format!("{}; its resources could not be given back ({})", report.reason, error.chain());
+        for attempt in 1.. {
+            let release = self.store.release(&report.run_id, epoch, what);
+            let Err(error) = self.ask_store("release", Some(&report.run_id), release).await else { break };
+            if attempt == RELEASE_ATTEMPTS || matches!(error.retry(), Retry::Never | Retry::Exhausted) {
+                report.reason = format!(
+                    "{}; its resources could not be given back ({}): resume it once more to do so",
+                    report.reason,
+                    error.chain()
+                );
+                break;
+            }
+            self.clock.sleep(backoff(attempt)).await;
         }
         report
     }

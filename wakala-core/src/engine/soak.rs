@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
 
-use super::interpreter::{End, Interpreter};
+use super::interpreter::{End, Halt, Interpreter};
 use super::watch::{Round, Seen, Tally};
 use crate::event::Notice;
 use crate::playbook::Soak;
@@ -54,12 +54,11 @@ impl Interpreter<'_> {
         let (mut last, mut recorded) = (start, watch.covered);
         let mut blind_since = None;
         loop {
-            let verdicts = match round.ask().await {
-                Ok(verdicts) => verdicts,
+            let (verdicts, now) = match round.ask().await {
+                Ok(answered) => answered,
                 Err(error) if self.halted().is_none() => return Err(error),
                 Err(_) => return self.close(&watch, None).await,
             };
-            let now = clock.monotonic();
             // A gap longer than two rounds is time that nobody watched.
             let span = (now - last).min(interval * 2);
             last = now;
@@ -101,7 +100,11 @@ impl Interpreter<'_> {
     /// Ends a soak that did not pass; without a failure it was stopped.
     async fn close(&self, watch: &Watched<'_>, failure: Option<String>) -> Result<End> {
         let end = if failure.is_some() { End::Failed } else { End::Stopped };
-        let why = failure.unwrap_or_else(|| "stopped".to_owned());
+        let why = failure.unwrap_or_else(|| match self.halted() {
+            Some(Halt::Guard(why)) => why,
+            Some(Halt::Abandon(..)) => "abandoned".to_owned(),
+            Some(Halt::Stop(..)) | None => "stopped as asked".to_owned(),
+        });
         let (soak, covered) = (watch.soak.id.clone(), watch.covered);
         self.journal
             .write(Record::SoakClosed { soak: soak.clone(), covered, failure: Some(why.clone()) })
@@ -138,7 +141,8 @@ impl Watched<'_> {
         let interval = self.soak.timing.limits.interval;
         let now = round.cx.clock().now();
         match now.duration_since(at) {
-            Ok(gap) if gap <= interval * 2 => Ok(()),
+            // No longer than until the next record at the latest: what was not recorded is all that is lost.
+            Ok(gap) if gap <= interval * (RECORD_EVERY + 2) => Ok(()),
             Ok(_) if self.fill(round, at, now).await? => Ok(()),
             // Nobody knows, or the clock was set back: nothing before this can be counted on.
             _ => {

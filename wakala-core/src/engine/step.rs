@@ -5,6 +5,7 @@ use std::time::Duration;
 use tracing::Instrument as _;
 
 use super::interpreter::{CALL_LIMIT, End, Interpreter, backoff, no_answer};
+use super::state::RunState;
 use crate::clock::within;
 use crate::event::Notice;
 use crate::step::drifted;
@@ -78,14 +79,13 @@ struct StepRun<'s> {
 
 impl StepRun<'_> {
     async fn run(&mut self) -> Result<(), Early> {
-        self.wait_while_paused().await?;
-        // From here on, so that a pause costs the step nothing.
-        self.cx = self.cx.clone().with_deadline(self.planned.limit());
+        self.begin_after_pause().await?;
         if self.accepted {
             return self.settle().await;
         }
         let attempts = self.planned.policy.attempts;
-        for attempt in 1..=attempts {
+        let mut attempt = 1;
+        loop {
             self.cx = self.cx.clone().with_attempt(attempt);
             match self.look().await? {
                 Observed::AtTarget => return self.adopt().await,
@@ -100,8 +100,14 @@ impl StepRun<'_> {
                 }
                 Observed::CannotTell(why) => return Err(Early::Failed(self.cannot_tell(&why))),
             }
-            let Err(error) = self.apply(attempt).await? else {
-                return self.settle().await;
+            let error = match self.apply(attempt).await? {
+                Some(Ok(())) => return self.settle().await,
+                Some(Err(error)) => error,
+                None => {
+                    // What was seen before a pause may be old after it.
+                    self.begin_after_pause().await?;
+                    continue;
+                }
             };
             if self.is_stop(&error) {
                 return Err(Early::Stopped);
@@ -130,19 +136,41 @@ impl StepRun<'_> {
             if let Err(end) = self.cx.sleep(pause).await {
                 return if self.is_stop(&end) { Err(Early::Stopped) } else { self.last_look(error).await };
             }
+            attempt += 1;
         }
-        unreachable!("a step has at least one attempt, and each of them returns or goes on to the next")
+    }
+
+    /// Waits until the run is not paused, and gives the step all of its time from then on: a pause costs it nothing.
+    async fn begin_after_pause(&mut self) -> Result<(), Early> {
+        if !self.interpreter.wait_while_paused().await {
+            return Err(Early::Stopped);
+        }
+        let (id, attempt, handle) =
+            (self.cx.step().clone(), self.cx.attempt(), self.cx.handle().map(Into::into));
+        self.cx = self
+            .interpreter
+            .cx
+            .for_step(&id, Phase::Apply, attempt)
+            .with_handle(handle)
+            .with_deadline(self.planned.limit());
+        Ok(())
     }
 
     /// Makes the effect, its intent recorded first. Not cut short by a stop request: a call that was begun is seen to
-    /// its end, or to the limit of its time.
-    async fn apply(&mut self, attempt: u32) -> Result<Result<()>, Early> {
+    /// its end, or to the limit of its time. `None` where the run is paused: nothing was begun.
+    async fn apply(&mut self, attempt: u32) -> Result<Option<Result<()>>, Early> {
+        self.interpreter.ensure_lease().await.map_err(Early::Journal)?;
         if self.interpreter.halted().is_some() {
             return Err(Early::Stopped);
         }
-        self.interpreter.ensure_lease().await.map_err(Early::Journal)?;
         let id = self.cx.step().clone();
-        self.write(Record::Intent { step: id.clone(), attempt }).await?;
+        let intent = Record::Intent { step: id.clone(), attempt };
+        // Asked within the write: a request that is in the journal first comes first.
+        let may_begin = |state: &RunState| !state.paused && state.stop.is_none();
+        let begun = self.interpreter.journal.write_if(intent, may_begin).await.map_err(Early::Journal)?;
+        if !begun {
+            return Ok(None);
+        }
         // Writing may have taken long, and an owner that was asleep must not act on an old intent.
         self.interpreter.ensure_lease().await.map_err(Early::Journal)?;
         let limit = self.cx.time_left().map_or(CALL_LIMIT, |left| left.min(CALL_LIMIT));
@@ -155,7 +183,7 @@ impl StepRun<'_> {
                 if applied == Applied::NoChange && self.effect == EffectKnown::Unknown {
                     // The earlier call whose fate was unknown did it, and it shows only now.
                     self.adopt().await?;
-                    return Ok(Ok(()));
+                    return Ok(Some(Ok(())));
                 }
                 if applied != Applied::NoChange {
                     self.effect = EffectKnown::Some;
@@ -164,9 +192,9 @@ impl StepRun<'_> {
                     self.cx = self.cx.clone().with_handle(Some(handle.as_str().into()));
                 }
                 self.write(Record::Applied { step: id, applied }).await?;
-                Ok(Ok(()))
+                Ok(Some(Ok(())))
             }
-            Err(error) => Ok(Err(error)),
+            Err(error) => Ok(Some(Err(error))),
         }
     }
 
@@ -295,10 +323,6 @@ impl StepRun<'_> {
     fn cannot_tell(&self, why: &str) -> Error {
         Error::new(ErrorKind::Unexpected, "observe", format!("cannot tell where it stands: {why}"))
             .on(self.cx.step())
-    }
-
-    async fn wait_while_paused(&self) -> Result<(), Early> {
-        if self.interpreter.wait_while_paused().await { Ok(()) } else { Err(Early::Stopped) }
     }
 
     async fn write(&self, record: Record) -> Result<(), Early> {

@@ -34,7 +34,7 @@ impl Interpreter<'_> {
             if *soaking.borrow() > 0 {
                 continue;
             }
-            let Ok(verdicts) = round.ask().await else { continue };
+            let Ok((verdicts, _)) = round.ask().await else { continue };
             if let Seen::Over(why) = tally.count(&watch.limits, &verdicts, watch.limits.interval, false) {
                 self.halt(Halt::Guard(format!("a guard of the whole run failed ({why})")));
                 return std::future::pending().await;
@@ -70,10 +70,8 @@ impl<'s> Round<'s> {
         self.cx.clone().with_deadline(self.limits.interval).with_baseline(baseline)
     }
 
-    /// Asks each guard once; what answers differently than before is recorded.
-    ///
-    /// Also where the run is to stop: what is asked then is only not waited for.
-    pub(super) async fn ask(&mut self) -> Result<Vec<(GuardId, Verdict)>> {
+    /// Asks each guard once, and says when all had answered; what answers differently than before is recorded.
+    pub(super) async fn ask(&mut self) -> Result<(Vec<(GuardId, Verdict)>, Duration)> {
         let asked = self.guards.iter().map(|guard| async {
             let cx = self.context(&**guard);
             let verdict = match cx.until(guard.evaluate(&cx)).await {
@@ -85,6 +83,8 @@ impl<'s> Round<'s> {
             (guard.id(), verdict)
         });
         let verdicts = join_all(asked).await;
+        // Before anything is written: that may take its time, which no verdict stands for.
+        let answered_at = self.cx.clock().monotonic();
         self.cx.check()?;
         for (guard, verdict) in &verdicts {
             let kind = std::mem::discriminant(verdict);
@@ -93,7 +93,7 @@ impl<'s> Round<'s> {
                 self.interpreter.journal.write(Record::GuardTurned { soak, guard, verdict }).await?;
             }
         }
-        Ok(verdicts)
+        Ok((verdicts, answered_at))
     }
 }
 

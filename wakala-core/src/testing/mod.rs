@@ -37,9 +37,11 @@
 //! # Ok(()) }
 //! ```
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{ManualClock, RunContext};
+use crate::limits::Limits;
+use crate::{Floor, ManualClock, ResourceKey, RunContext, Units};
 
 mod clock;
 pub mod conformance;
@@ -68,6 +70,20 @@ pub fn context() -> (ManualClock, RunContext) {
     let clock = ManualClock::default();
     let cx = RunContext::new("test".into(), Arc::new(clock.clone()));
     (clock, cx)
+}
+
+impl RunContext {
+    /// The same run with one floor and no other, from which nothing was taken away yet: for tests of targets.
+    #[must_use]
+    pub fn with_floor(self, resource: impl Into<ResourceKey>, floor: Floor) -> Self {
+        self.with_limits(Limits::new(BTreeMap::from([(resource.into(), floor)])))
+    }
+
+    /// The same run, which takes over from one that began when `resource` had that `size`: for tests of steps.
+    #[must_use]
+    pub fn with_size_before(self, resource: impl Into<ResourceKey>, size: impl Into<Units>) -> Self {
+        self.with_inherited(BTreeMap::from([(resource.into(), size.into())]))
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

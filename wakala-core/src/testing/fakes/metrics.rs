@@ -16,6 +16,8 @@ pub enum Answer {
     Value(f64),
     /// A sample of this value and age.
     Old(f64, Duration),
+    /// A sample of this value from that far ahead: the source's clock jumped.
+    Ahead(f64, Duration),
     /// A fresh sample of this value that so many of so many contributed to.
     Partial {
         /// The value.
@@ -40,6 +42,8 @@ pub enum Answer {
 #[derive(Clone, Debug)]
 pub struct FakeMetrics {
     state: Arc<Mutex<BTreeMap<MetricQuery, Series>>>,
+    resolution: Duration,
+    keeps_history: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -50,13 +54,25 @@ struct Series {
     asked: u64,
 }
 
-/// Between two samples of a range.
-const RESOLUTION: Duration = Duration::from_secs(15);
-
 impl FakeMetrics {
-    /// A source without series.
+    /// A source without series, whose ranges have a sample every 15 seconds.
     pub fn new() -> Self {
-        Self { state: Arc::default() }
+        Self { state: Arc::default(), resolution: Duration::from_secs(15), keeps_history: true }
+    }
+
+    /// Ranges have a sample every `resolution`, above zero.
+    #[must_use]
+    pub fn with_resolution(mut self, resolution: Duration) -> Self {
+        assert!(!resolution.is_zero(), "a range without end; choose a resolution above zero");
+        self.resolution = resolution;
+        self
+    }
+
+    /// Ranges have the newest sample only.
+    #[must_use]
+    pub fn without_history(mut self) -> Self {
+        self.keeps_history = false;
+        self
     }
 
     /// The series always answers this. Its unit is [`Unit::Ratio`] until [`with_unit`](Self::with_unit) says more.
@@ -74,7 +90,8 @@ impl FakeMetrics {
     }
 
     /// From each of these times on, counted on the clock's monotonic time, the series answers so. Before the first of
-    /// them it has no data. Replaces what was set before.
+    /// them it has no data, and a range has none either of a time when the source did not answer. Replaces what was set
+    /// before.
     pub fn script(
         &self,
         query: impl Into<MetricQuery>,
@@ -120,9 +137,11 @@ impl Series {
             None | Some(Answer::Absent) => None,
             Some(Answer::Value(value)) => Some(sample(*value)),
             Some(Answer::Old(value, age)) => Some(Sample::new(time - *age, *value, self.unit)),
+            Some(Answer::Ahead(value, ahead)) => Some(Sample::new(time + *ahead, *value, self.unit)),
             Some(Answer::Partial { value, answered, expected }) => {
                 Some(sample(*value).with_coverage(*answered, *expected))
             }
+            Some(Answer::Error(_) | Answer::Hang) if !ago.is_zero() => None,
             Some(Answer::Error(kind)) => {
                 return Err(Error::new(*kind, "latest", "the fake source cannot be asked").on(query));
             }
@@ -140,14 +159,16 @@ impl MetricsSource for FakeMetrics {
     async fn range(&self, cx: &RunContext, query: &MetricQuery, window: Duration) -> Result<Vec<Sample>> {
         let series = self.ask(query)?;
         let mut samples = Vec::new();
-        let mut ago = Some(window);
+        // Nothing was before the clock's beginning.
+        let back = window.min(cx.clock().monotonic());
+        let mut ago = Some(if self.keeps_history { back } else { Duration::ZERO });
         while let Some(back) = ago {
             samples.extend(series.at(cx, query, back).await?);
-            ago = (!back.is_zero()).then(|| back.saturating_sub(RESOLUTION));
+            ago = (!back.is_zero()).then(|| back.saturating_sub(self.resolution));
         }
         // One that is older than its moment in the script may lie before the window.
-        let begin = cx.clock().now() - window;
-        samples.retain(|sample| sample.time >= begin);
+        let begin = cx.clock().now().checked_sub(window);
+        samples.retain(|sample| begin.is_none_or(|begin| sample.time >= begin));
         samples.sort_by_key(|sample| sample.time);
         Ok(samples)
     }

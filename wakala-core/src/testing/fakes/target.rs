@@ -207,6 +207,10 @@ impl ScalableTarget for FakeTarget {
         vec![Permission::new("fake", "scale", self.id.as_str())]
     }
 
+    fn read_permissions(&self) -> Vec<Permission> {
+        vec![Permission::new("fake", "observe", self.id.as_str())]
+    }
+
     async fn observe(&self, cx: &RunContext) -> Result<Observation> {
         let mut state = lock(&self.state);
         self.check_exists(&state, "observe")?;
@@ -229,6 +233,7 @@ impl ScalableTarget for FakeTarget {
             return Ok(state.observation(now));
         }
         let (before, ready) = (state.size.value, state.ready(now));
+        cx.permit(&self.resource(), before, desired)?;
         let answer =
             state.size.write(cx, &desired, options.if_version.as_ref(), "set_desired", self.id.as_str());
         if state.size.value != before {

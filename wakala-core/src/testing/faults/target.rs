@@ -48,6 +48,10 @@ impl ScalableTarget for FaultyTarget {
         self.inner.permissions()
     }
 
+    fn read_permissions(&self) -> Vec<Permission> {
+        self.inner.read_permissions()
+    }
+
     async fn observe(&self, cx: &RunContext) -> Result<Observation> {
         self.faults.call("observe", self.id().as_str(), self.inner.observe(cx)).await
     }
