@@ -7,7 +7,7 @@ use serde_json::json;
 use wakala_core::testing::explore::{Blackout, Explore, Scene};
 use wakala_core::testing::{Answer, FakeAutoscaler, FakeMetrics, FakeSetting, FakeTarget};
 use wakala_core::{
-    Bounds, GuardLimits, ManualClock, OnFailure, Playbook, RaiseFloor, ScaleUp, Soak, Watch, guard, sequence, step,
+    Bounds, GuardLimits, ManualClock, OnFailure, Playbook, RaiseFloor, ScaleUp, Soak, Unit, Watch, guard, sequence, step,
     together,
 };
 
@@ -20,7 +20,10 @@ pub(crate) fn scene(on_failure: OnFailure) -> Scene {
     let autoscaler = FakeAutoscaler::new(&api, Bounds::new(5, 60).unwrap());
     let limit = FakeSetting::new("limit", 1000, 10_000).with_lead_time(10 * SECOND);
     let cache = FakeSetting::new("cache", None, Some("aggressive".to_owned())).without_versions();
-    let metrics = FakeMetrics::new().with("error_rate", Answer::Value(0.001)).with("latency", Answer::Value(0.2));
+    let metrics = FakeMetrics::new()
+        .with("error_rate", Answer::Value(0.001))
+        .with("latency", Answer::Value(0.2))
+        .with_unit("latency", Unit::Seconds);
     let blackout = Blackout::new();
     let source = blackout.over(Arc::new(metrics));
     let playbook = Playbook::builder("spike")

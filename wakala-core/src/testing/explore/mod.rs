@@ -184,6 +184,9 @@ impl<'a> Explore<'a> {
             return Err(breach);
         }
         let plan = planned.map_err(|error| Breach::of(Law::CalmRun, format!("it cannot be planned: {}", error.chain())))?;
+        if let Some(refusal) = plan.refusals().next() {
+            return Err(Breach::of(Law::CalmRun, format!("its plan is refused: {}", refusal.text)));
+        }
         for schedule in Schedule::singles(&calls) {
             // Nobody drives a run yet, so there is none to be lost.
             if schedule.troubles().iter().any(|(_, trouble)| {
