@@ -102,6 +102,7 @@ pub mod sim;
 mod step;
 pub mod store;
 mod target;
+mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 
@@ -114,7 +115,7 @@ pub use engine::{
     StepOutcome, StepReport, Stop,
 };
 pub use error::{Error, ErrorKind, Result, Retry};
-pub use event::{ChannelObserver, Event, Notice, Observer, Silent, TracingObserver};
+pub use event::{ChannelObserver, Event, LiveFeed, Notice, Observer, RunInfo, Silent};
 pub use floor::{Autoscaler, AutoscalerState, RaiseFloor, TruceGuard};
 pub use guard::{Aggregate, CombinedGuard, Guard, MetricGuard, ReadyGuard, ShadowGuard, Verdict};
 pub use ids::{GuardId, ResourceKey, RunId, StepId, TargetId, Version};
@@ -137,6 +138,10 @@ pub use step::{
 #[cfg(feature = "sqlite")]
 pub use store::SqliteStore;
 pub use store::{EffectKnown, Entry, Failure, MemoryStore, Record, RunStore, Unwind};
+#[cfg(feature = "metrics")]
+pub use telemetry::MetricsObserver;
+pub use telemetry::TracingObserver;
+
 pub use target::{
     Bounds, Capability, Observation, Owner, ScalableTarget, ScalableTargetExt, ScaleOptions, SharedTarget,
     Units,

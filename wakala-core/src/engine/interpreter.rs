@@ -91,6 +91,7 @@ impl<'a> Interpreter<'a> {
             Limits::used_up(floors, engine.clock.monotonic())
         };
         let cx = RunContext::new(run.id().clone(), Arc::clone(&engine.clock))
+            .of_playbook(plan.playbook())
             .with_observer(Arc::clone(&engine.observer))
             .with_limits(limits)
             .with_cancellation(run.cancellation().child_token());

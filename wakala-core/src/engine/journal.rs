@@ -8,7 +8,7 @@ use super::interpreter::backoff;
 use super::state::RunState;
 use super::{Engine, Status};
 use crate::store::{Entry, Journal as Stored, Record};
-use crate::{Error, ErrorKind, Event, Result, Retry, RunId};
+use crate::{Error, ErrorKind, Event, Result, Retry, RunId, RunInfo};
 
 /// How often writing the run's end is tried.
 const END_ATTEMPTS: u32 = 3;
@@ -18,6 +18,7 @@ const END_ATTEMPTS: u32 = 3;
 pub(super) struct Journal<'a> {
     engine: &'a Engine,
     pub(super) run: RunId,
+    info: RunInfo,
     pub(super) epoch: u64,
     written: Mutex<Written>,
     /// Set once the store has failed: steps side by side must not go on where one of them found that out.
@@ -38,13 +39,15 @@ impl<'a> Journal<'a> {
     pub(super) fn new(engine: &'a Engine, run: &RunId, epoch: u64, stored: Stored) -> Result<Self> {
         let Stored { entries, tip, .. } = stored;
         let state = RunState::of(run, &entries)?;
+        let info = RunInfo { id: run.clone(), playbook: state.plan().playbook().to_owned() };
         // A new run's first entry is written by the store itself, so it is told of here.
         if let [only] = entries.as_slice() {
-            engine.observer.on_event(&Event::Record(only.clone()));
+            engine.observer.on_event(&info, &Event::Record(only.clone()));
         }
         Ok(Self {
             engine,
             run: run.clone(),
+            info,
             epoch,
             written: Mutex::new(Written { entries, tip, state }),
             broken: AtomicBool::new(false),
@@ -112,7 +115,7 @@ impl<'a> Journal<'a> {
             }
             return Err(self.lost().with_retry(error.retry()).with_source(error));
         }
-        self.engine.observer.on_event(&Event::Record(entry.clone()));
+        self.engine.observer.on_event(&self.info, &Event::Record(entry.clone()));
         written.state.apply(&entry);
         written.entries.push(entry);
         written.tip = Some(hash);

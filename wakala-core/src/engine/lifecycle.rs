@@ -10,7 +10,8 @@ use crate::store::{
     Unwind, driven,
 };
 use crate::{
-    Approval, Control, Error, ErrorKind, Event, Plan, Playbook, ResourceKey, Result, Retry, RunId, Urgency,
+    Approval, Control, Error, ErrorKind, Event, Plan, Playbook, ResourceKey, Result, Retry, RunId, RunInfo,
+    Urgency,
 };
 
 /// How often giving back what a run held is tried.
@@ -333,7 +334,8 @@ impl Engine {
             let text =
                 format!("run {old} is superseded, and its journal could not be told so ({})", error.chain());
             let notice = crate::Notice::Note { text };
-            self.observer.on_event(&Event::Notice { at: self.clock.now(), notice });
+            let info = RunInfo { id: by.clone(), playbook: String::new() };
+            self.observer.on_event(&info, &Event::Notice { at: self.clock.now(), notice });
         }
     }
 

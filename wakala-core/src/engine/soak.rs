@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
+use tracing::Instrument as _;
 
 use super::interpreter::{End, Halt, Interpreter};
 use super::watch::{Round, Seen, Tally};
@@ -22,7 +23,8 @@ impl Interpreter<'_> {
             return Ok(End::Done);
         }
         self.soaking.send_modify(|soaks| *soaks += 1);
-        let end = self.watch_soak(soak, before.open).await;
+        let span = tracing::info_span!("wakala.soak", wakala.soak.id = %soak.id);
+        let end = self.watch_soak(soak, before.open).instrument(span).await;
         self.soaking.send_modify(|soaks| *soaks -= 1);
         end
     }

@@ -14,4 +14,5 @@ mod revert;
 mod soak;
 mod stop;
 mod supersede;
+mod telemetry;
 mod watch;
