@@ -12,7 +12,7 @@ use futures::FutureExt as _;
 
 use super::RUN;
 use super::ends::{Onlooker, differences};
-use super::invariants::{Breach, Law};
+use super::invariants::{Breach, Law, Owners};
 use super::points::{Kind, Signal, Wire};
 use super::scene::{Scene, Snapshot};
 use super::schedule::{Schedule, Then};
@@ -101,7 +101,13 @@ pub(super) fn play(setting: &Setting, scene: &Scene, schedule: &Schedule, record
         setting,
         playbook: wired(&scene.playbook, &wire),
         wire: wire.clone(),
-        onlooker: Onlooker { engine: &onlooker, plan: &setting.plan, before: &before, lines: Vec::new() },
+        onlooker: Onlooker {
+            engine: &onlooker,
+            plan: &setting.plan,
+            owners: Owners::of(&setting.plan),
+            before: &before,
+            lines: Vec::new(),
+        },
         suspended: Vec::new(),
         polls: 0,
         after: Snapshot::new(),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use futures::FutureExt as _;
 
 use super::RUN;
-use super::invariants::{Breach, Law, owner};
+use super::invariants::{Breach, Law, Owners};
 use super::scene::Snapshot;
 use crate::store::{Journal, LeaseState, StoredRun};
 use crate::{
@@ -22,6 +22,7 @@ pub(super) fn differences<'a>(before: &'a Snapshot, now: &'a Snapshot) -> BTreeS
 pub(super) struct Onlooker<'a> {
     pub(super) engine: &'a Engine,
     pub(super) plan: &'a Plan,
+    pub(super) owners: Owners,
     /// The world before the run.
     pub(super) before: &'a Snapshot,
     /// Hashes of the journal's lines as they were when it was last looked at.
@@ -149,14 +150,14 @@ impl Onlooker<'_> {
     fn check_residuals(&self, report: &RunReport, now: &Snapshot) -> Result<(), Breach> {
         let differing = differences(self.before, now);
         for key in &differing {
-            if !report.residuals.iter().any(|left| left.step.as_str() == owner(key)) && !is_not_ours(report, key) {
+            if !self.is_listed(report, key) && !self.is_not_ours(report, key) {
                 let what = format!("{key} differs from before, and the report of the {} run does not list it", report.status);
                 return Err(Breach::of(Law::Residuals, what));
             }
         }
         for left in report.residuals.iter().filter(|left| left.certain) {
-            let known = self.before.keys().any(|key| owner(key) == left.step.as_str());
-            if known && !differing.iter().any(|key| owner(key) == left.step.as_str()) {
+            let known = self.before.keys().any(|key| self.owners.is_of(&left.step, key));
+            if known && !differing.iter().any(|key| self.owners.is_of(&left.step, key)) {
                 let what = format!("the report is certain that {} differs, and it is as before", left.step);
                 return Err(Breach::of(Law::Residuals, what));
             }
@@ -168,22 +169,37 @@ impl Onlooker<'_> {
     fn check_owed(&self, report: &RunReport, now: &Snapshot) -> Result<(), Breach> {
         let mut listed = None;
         for key in differences(self.before, now) {
-            let step = StepId::from(owner(key));
-            let temporary = self.plan.step(&step).is_some_and(|planned| planned.policy.temporary.is_some());
-            if !temporary || is_not_ours(report, key) {
+            let temporary: Vec<_> = self
+                .owners
+                .steps(key)
+                .filter(|step| self.plan.step(step).is_some_and(|planned| planned.policy.temporary.is_some()))
+                .collect();
+            if temporary.is_empty() || self.is_not_ours(report, key) {
                 continue;
             }
-            if !report.obligations.iter().any(|owed| owed.step == step) {
-                return Err(Breach::of(Law::Owed, format!("{step} is temporary and there, and the report forgets it")));
+            if !report.obligations.iter().any(|owed| temporary.contains(&&owed.step)) {
+                return Err(Breach::of(Law::Owed, format!("{key} is temporary and there, and the report forgets it")));
             }
             let owed = listed.get_or_insert_with(|| {
                 self.engine.obligations().now_or_never().and_then(Result::ok).unwrap_or_default()
             });
-            if !owed.iter().any(|(run, owed)| run.as_str() == RUN && owed.step == step) {
-                return Err(Breach::of(Law::Owed, format!("{step} is temporary and there, and no list has it")));
+            if !owed.iter().any(|(run, owed)| run.as_str() == RUN && temporary.contains(&&owed.step)) {
+                return Err(Breach::of(Law::Owed, format!("{key} is temporary and there, and no list has it")));
             }
         }
         Ok(())
+    }
+
+    fn is_listed(&self, report: &RunReport, key: &str) -> bool {
+        report.residuals.iter().any(|left| self.owners.is_of(&left.step, key))
+    }
+
+    /// Whether the report says that it left something alone because it is of somebody else.
+    fn is_not_ours(&self, report: &RunReport, key: &str) -> bool {
+        self.owners.steps(key).any(|step| {
+            let step = report.step(step.as_str());
+            step.is_some_and(|step| matches!(step.outcome, StepOutcome::NotOurs(_)))
+        })
     }
 
     /// What must hold once everything was taken back; `foreign` are the steps that even without trouble are not taken back.
@@ -194,9 +210,8 @@ impl Onlooker<'_> {
         foreign: &BTreeSet<StepId>,
     ) -> Result<(), Breach> {
         for key in differences(self.before, now) {
-            let step = StepId::from(owner(key));
-            let listed = report.residuals.iter().any(|left| left.step == step);
-            if !listed && !foreign.contains(&step) {
+            let foreign = self.owners.steps(key).any(|step| foreign.contains(step));
+            if !self.is_listed(report, key) && !foreign {
                 let (was, is) = (self.before.get(key), now.get(key));
                 let what = format!("{key} was taken back and is {is:?}, it was {was:?} before");
                 return Err(Breach::of(Law::Undo, what));
@@ -204,10 +219,4 @@ impl Onlooker<'_> {
         }
         Ok(())
     }
-}
-
-/// Whether the report says that it left something alone because it is of somebody else.
-fn is_not_ours(report: &RunReport, key: &str) -> bool {
-    let step = report.step(owner(key));
-    step.is_some_and(|step| matches!(step.outcome, StepOutcome::NotOurs(_)))
 }

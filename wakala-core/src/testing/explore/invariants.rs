@@ -116,9 +116,32 @@ pub(super) enum Half {
     Undo,
 }
 
-/// The step that a key of a snapshot belongs to.
-pub(super) fn owner(key: &str) -> &str {
-    key.split_once('/').map_or(key, |(step, _)| step)
+/// Which steps change what.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Owners {
+    steps: Vec<(StepId, Vec<ResourceKey>)>,
+}
+
+impl Owners {
+    pub(super) fn of(plan: &Plan) -> Self {
+        let steps = plan.steps().iter().map(|planned| (planned.step.id.clone(), planned.step.resources.clone()));
+        Self { steps: steps.collect() }
+    }
+
+    /// The steps that may change what a key of a snapshot stands for.
+    pub(super) fn steps<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a StepId> {
+        let owned = move |(step, resources): &&(StepId, Vec<ResourceKey>)| {
+            let rest = key.strip_prefix(step.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                || resources.iter().any(|resource| resource.as_str() == key)
+        };
+        self.steps.iter().filter(owned).map(|(step, _)| step)
+    }
+
+    /// Whether a step may change what a key of a snapshot stands for.
+    pub(super) fn is_of(&self, step: &StepId, key: &str) -> bool {
+        self.steps(key).any(|owner| owner == step)
+    }
 }
 
 /// One verdict of a guard, as a soak may count it.
@@ -403,7 +426,11 @@ mod tests {
     }
 
     #[test]
-    fn keys_name_their_steps() {
-        assert_eq!((owner("nodes/min"), owner("nodes")), ("nodes", "nodes"));
+    fn keys_name_their_steps_or_their_resource() {
+        let steps = vec![("nodes".into(), vec!["fake/pool".into()]), ("nodes-2".into(), vec!["fake/pool".into()])];
+        let owners = Owners { steps };
+        let of = |key| owners.steps(key).map(StepId::as_str).collect::<Vec<_>>();
+        assert_eq!((of("nodes/min"), of("nodes")), (vec!["nodes"], vec!["nodes"]));
+        assert_eq!((of("fake/pool"), of("fake")), (vec!["nodes", "nodes-2"], vec![]));
     }
 }

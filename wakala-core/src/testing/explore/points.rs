@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::{Duration, SystemTime};
 
-use super::invariants::{Books, Breach, Half, Law};
+use super::invariants::{Books, Breach, Half, Law, Owners};
 use super::scene::{Dark, Scene, Snapshot};
 use super::schedule::{Schedule, Then, Trouble};
 use crate::testing::{Fault, lock};
@@ -131,6 +131,7 @@ pub(super) struct Wire(Arc<Shared>);
 
 struct Shared {
     scene: Scene,
+    owners: Owners,
     recording: bool,
     state: Mutex<State>,
 }
@@ -178,7 +179,8 @@ impl Wire {
             books: Books::new(scene, plan),
             timeline: Vec::new(),
         };
-        Self(Arc::new(Shared { scene: scene.clone(), recording, state: Mutex::new(state) }))
+        let owners = plan.map(Owners::of).unwrap_or_default();
+        Self(Arc::new(Shared { scene: scene.clone(), owners, recording, state: Mutex::new(state) }))
     }
 
     pub(super) fn scene(&self) -> &Scene {
@@ -424,9 +426,9 @@ impl Wire {
         let stale = self.state().fates[process] == Fate::Stale;
         let _flight = Flight::of(self, process);
         self.with_books(|books| books.begun(step, half, process, stale));
-        let snapshot = &self.0.scene.snapshot;
+        let Shared { scene: Scene { snapshot, .. }, owners, .. } = &*self.0;
         let own = |all: Snapshot| -> Snapshot {
-            all.into_iter().filter(|(key, _)| super::invariants::owner(key) == step.as_str()).collect()
+            all.into_iter().filter(|(key, _)| owners.is_of(step, key)).collect()
         };
         poll_fn(|cx| {
             let before = own(snapshot());

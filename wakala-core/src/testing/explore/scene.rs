@@ -16,8 +16,8 @@ use crate::{
 
 /// What the steps of a playbook change, as it is at one moment.
 ///
-/// A key names the step that changes it: the step's id, or the id, a `/` and a part. What no step may change can be in it
-/// too, under any other key.
+/// A key names the step that changes it - the step's id, or the id, a `/` and a part - or a resource that steps of the plan
+/// take for themselves. What no step may change can be in it too, under any other key.
 pub type Snapshot = BTreeMap<String, Value>;
 
 type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
