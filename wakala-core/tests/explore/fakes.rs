@@ -7,8 +7,8 @@ use serde_json::json;
 use wakala_core::testing::explore::{Blackout, Explore, Scene};
 use wakala_core::testing::{Answer, FakeAutoscaler, FakeMetrics, FakeSetting, FakeTarget};
 use wakala_core::{
-    Bounds, GuardLimits, ManualClock, OnFailure, Playbook, RaiseFloor, ScaleUp, Soak, Unit, Watch, guard, sequence, step,
-    together,
+    Bounds, GuardLimits, ManualClock, OnFailure, Playbook, RaiseFloor, ScaleUp, Soak, Unit, Watch, guard,
+    sequence, step, together,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
