@@ -60,18 +60,22 @@ impl FakeProduction {
     /// The scene of a playbook on this production.
     pub(crate) fn scene(&self, playbook: Playbook) -> Scene {
         let (here, also_here) = (self.clone(), self.clone());
-        Scene::new(&ManualClock::default(), playbook, move || here.snapshot())
-            .with_sizes(move || also_here.sizes())
+        // Asked for after each thing that happens, so that names are not made anew each time.
+        let resources = [&self.api, &self.worker, &self.cache].map(|target| target.resource());
+        let also_resources = resources.clone();
+        Scene::new(&ManualClock::default(), playbook, move || here.snapshot(&resources))
+            .with_sizes(move || also_resources.iter().cloned().zip(also_here.sizes()).collect())
             .with_blackout(&self.blackout)
     }
 
-    fn sizes(&self) -> BTreeMap<ResourceKey, Units> {
-        [&self.api, &self.worker, &self.cache].map(|target| (target.resource(), target.size())).into()
+    fn sizes(&self) -> [Units; 3] {
+        [self.api.size(), self.worker.size(), self.cache.size()]
     }
 
-    fn snapshot(&self) -> Snapshot {
-        let sizes = self.sizes().into_iter().map(|(resource, size)| (resource.as_str().to_owned(), json!(size)));
+    fn snapshot(&self, resources: &[ResourceKey]) -> Snapshot {
+        let sizes = resources.iter().zip(self.sizes());
         sizes
+            .map(|(resource, size)| (resource.as_str().to_owned(), json!(size)))
             .chain([
                 ("api-floor".to_owned(), json!(self.api_autoscaler.bounds())),
                 ("nodes".to_owned(), json!(self.nodes.value())),

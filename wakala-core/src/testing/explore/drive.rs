@@ -25,7 +25,7 @@ use crate::{
 /// Leases of explored runs.
 const LEASE: Duration = Duration::from_secs(60);
 /// How often explored runs look into their mailbox.
-const MAIL: Duration = Duration::from_secs(10);
+const MAIL: Duration = Duration::from_secs(15);
 /// How often the same is tried once nothing goes wrong any more.
 const TRIES: usize = 6;
 /// Between two tries.
@@ -37,6 +37,8 @@ const MOST_POLLS: u64 = 20_000_000;
 #[derive(Clone, Debug)]
 pub(super) struct Setting {
     pub(super) plan: Plan,
+    /// The plan's hash: to be computed once and not in each schedule.
+    pub(super) hash: String,
     pub(super) approval: Approval,
     /// What the run without trouble was like; `None` while that is found out.
     pub(super) calm: Option<Calm>,
@@ -94,7 +96,7 @@ pub(super) fn engine(scene: &Scene) -> Engine {
 
 /// Plays a schedule in a fresh scene; with `recording` it keeps a timeline.
 pub(super) fn play(setting: &Setting, scene: &Scene, schedule: &Schedule, recording: bool) -> Played {
-    let wire = Wire::new(scene, Some(&setting.plan), schedule, recording);
+    let wire = Wire::new(scene, Some((&setting.plan, &setting.hash)), schedule, recording);
     let before = (scene.snapshot)();
     let onlooker = engine(scene);
     let mut director = Director {
@@ -430,7 +432,6 @@ impl Director<'_> {
                 if !clock.advance_to_next() {
                     return Err(Breach::of(Law::End, "it waits for something that never comes"));
                 }
-                self.wire.look()?;
             }
             if self.wire.scene().now() > begun + limit {
                 let limit = humantime::format_duration(limit);

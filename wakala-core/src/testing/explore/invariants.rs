@@ -183,7 +183,7 @@ pub(super) struct Books {
 }
 
 impl Books {
-    pub(super) fn new(scene: &Scene, plan: Option<&Plan>) -> Self {
+    pub(super) fn new(scene: &Scene, plan: Option<(&Plan, &str)>) -> Self {
         let run_wide: Vec<_> =
             scene.playbook.watch().into_iter().flat_map(|watch| &watch.guards).map(|guard| guard.id()).collect();
         let soaks: Vec<_> = scene
@@ -200,8 +200,8 @@ impl Books {
             .collect();
         Self {
             store: Arc::clone(&scene.store),
-            floors: plan.map(|plan| plan.floors().clone()).unwrap_or_default(),
-            plan_hash: plan.map(Plan::hash).unwrap_or_default(),
+            floors: plan.map(|(plan, _)| plan.floors().clone()).unwrap_or_default(),
+            plan_hash: plan.map(|(_, hash)| hash.to_owned()).unwrap_or_default(),
             sizes: BTreeMap::new(),
             removed: BTreeMap::new(),
             in_force: BTreeSet::new(),

@@ -200,7 +200,8 @@ impl<'a> Explore<'a> {
             }
         }
         let approval = Approval::of(&plan, "explore");
-        let mut setting = Setting { plan, approval, calm: None };
+        let hash = plan.hash();
+        let mut setting = Setting { plan, hash, approval, calm: None };
         let played = play(&setting, &(self.make)(), &Schedule::calm(), false);
         if let Some(breach) = played.breach {
             return Err(breach);

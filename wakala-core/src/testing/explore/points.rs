@@ -163,7 +163,12 @@ impl Debug for Wire {
 }
 
 impl Wire {
-    pub(super) fn new(scene: &Scene, plan: Option<&Plan>, schedule: &Schedule, recording: bool) -> Self {
+    pub(super) fn new(
+        scene: &Scene,
+        plan: Option<(&Plan, &str)>,
+        schedule: &Schedule,
+        recording: bool,
+    ) -> Self {
         let state = State {
             troubles: schedule.troubles().to_vec(),
             postponed: None,
@@ -179,7 +184,7 @@ impl Wire {
             books: Books::new(scene, plan),
             timeline: Vec::new(),
         };
-        let owners = plan.map(Owners::of).unwrap_or_default();
+        let owners = plan.map(|(plan, _)| Owners::of(plan)).unwrap_or_default();
         Self(Arc::new(Shared { scene: scene.clone(), owners, recording, state: Mutex::new(state) }))
     }
 
