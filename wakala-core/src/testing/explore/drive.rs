@@ -378,7 +378,10 @@ impl Director<'_> {
         let store = WiredStore { inner: Arc::clone(&scene.store), wire: self.wire.clone() };
         let engine = engine(scene).with_store(Arc::new(store)).with_owner(format!("process {number}"));
         let handle = RunHandle::new(RUN).by("explore");
-        let playbook = self.playbook.clone();
+        let playbook = match &scene.rebuild {
+            Some(rebuild) => wired(&rebuild(), &self.wire),
+            None => self.playbook.clone(),
+        };
         let future: RunFuture = match act {
             Act::Begin => {
                 let (plan, approval) = (self.setting.plan.clone(), self.setting.approval.clone());

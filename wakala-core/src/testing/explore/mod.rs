@@ -18,13 +18,14 @@
 //! use wakala_core::testing::explore::{Scene, explore};
 //! use wakala_core::{ManualClock, Playbook, ScaleUp, step};
 //!
-//! explore(|| {
+//! let found = explore(|| {
 //!     let api = FakeTarget::new("api", 10);
 //!     let scale = ScaleUp::to(Arc::new(api.clone()), 50).step("scale");
 //!     let playbook = Playbook::builder("spike").then(step(scale)).build().unwrap();
 //!     Scene::new(&ManualClock::default(), playbook, move || [("scale".to_owned(), json!(api.size()))].into())
-//! })
-//! .assert_clean();
+//! });
+//! found.assert_clean();
+//! println!("{found}");
 //! ```
 //!
 //! # What is out of its reach
