@@ -7,8 +7,8 @@
 //! ```text
 //! for each fraction 0.8, 0.6, 0.4, 0.3
 //!   side by side
-//!     api-0.8                wakala-api to 0.8 of the size it had, at least 5
-//!     worker-0.8             wakala-worker likewise, at least 3
+//!     worker-0.8             wakala-worker to 0.8 of the size it had, at least 3
+//!     api-0.8                wakala-api likewise, at least 5
 //!   soak-0.8                 ten minutes with the error rate below 1 %
 //! ```
 
@@ -186,8 +186,9 @@ impl GradualScaleDown {
             };
             let worker = down("worker", &worker, production.worker_autoscaler(), self.worker_minimum);
             let api = down("api", &api, production.api_autoscaler(), self.api_minimum);
+            // What was begun last goes back first: the API is what users see.
             let parts: [Part; 2] =
-                [self.api_step(api, &metrics).into(), step(worker).with_limit(STEP_LIMIT).into()];
+                [step(worker).with_limit(STEP_LIMIT).into(), self.api_step(api, &metrics).into()];
             builder = builder.then(together(parts)).then(self.soak(&format!("soak-{fraction}")));
             previous = *fraction;
         }

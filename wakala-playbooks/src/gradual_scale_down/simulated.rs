@@ -41,11 +41,9 @@ impl Production for Simulated {
         self.world.autoscaler(WORKER)
     }
 
-    /// What a replica holds open in the simulation is what waits in its queue.
+    /// Error rate and requests; connections that last are not simulated.
     fn metrics(&self) -> ApiMetrics {
         let of_api = |name| MetricQuery::new(name).with_label("workload", API);
-        ApiMetrics::new(self.world.metrics(), of_api("error_rate"))
-            .with_requests(of_api("requests"))
-            .with_connections(of_api("queue_depth"))
+        ApiMetrics::new(self.world.metrics(), of_api("error_rate")).with_requests(of_api("requests"))
     }
 }
