@@ -1,3 +1,6 @@
-//! Explores playbooks of its own, and proves that exploring can fail.
+//! Explores playbooks of fakes, and proves that exploring can fail.
 
-mod fakes;
+mod mutants;
+mod playbooks;
+mod stores;
+mod world;

@@ -10,7 +10,7 @@ fn gradual_scale_down_holds() {
         let production = FakeProduction::new(50, None);
         production.scene(gradual_scale_down().playbook(&production).unwrap())
     })
-    .with_random(10_000)
+    .with_random(std::env::var("RANDOM").map_or(10_000, |n| n.parse().unwrap()))
     .run();
     println!("{found}");
     found.assert_clean();

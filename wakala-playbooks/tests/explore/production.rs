@@ -8,8 +8,8 @@ use serde_json::json;
 use wakala_core::testing::explore::{Blackout, Scene, Snapshot};
 use wakala_core::testing::{Answer, FakeAutoscaler, FakeMetrics, FakeNotifier, FakeSetting, FakeTarget};
 use wakala_core::{
-    Autoscaler, Bounds, Guard, ManualClock, MetricsSource, Notifier, Playbook, PlaybookStep, Preflight,
-    ResourceKey, ScalableTarget as _, SharedTarget, StepId, TruceGuard, Unit, Units,
+    Autoscaler, Bounds, Guard, ManualClock, MetricsSource, Notifier, Playbook, PlaybookStep, Preflight, ResourceKey,
+    ScalableTarget as _, SharedTarget, StepId, TruceGuard, Unit, Units,
 };
 use wakala_playbooks::gradual_scale_down::{self, GradualScaleDown};
 use wakala_playbooks::rapid_scale::{self, RapidScale};
@@ -46,12 +46,8 @@ impl FakeProduction {
             worker: FakeTarget::new("wakala-worker", 20).with_lead_time(20 * SECOND),
             cache: FakeTarget::new("redis-cache", 3).with_lead_time(15 * SECOND),
             nodes: FakeSetting::new("workers-general", 10, 30).with_lead_time(90 * SECOND),
-            environment: FakeSetting::new(
-                "environment",
-                BTreeMap::new(),
-                RapidScale::default().environment(),
-            )
-            .with_lead_time(30 * SECOND),
+            environment: FakeSetting::new("environment", BTreeMap::new(), RapidScale::default().environment())
+                .with_lead_time(30 * SECOND),
             metrics,
             blackout: Blackout::new(),
         }
@@ -64,19 +60,22 @@ impl FakeProduction {
     /// The scene of a playbook on this production.
     pub(crate) fn scene(&self, playbook: Playbook) -> Scene {
         let (here, also_here) = (self.clone(), self.clone());
-        Scene::new(&ManualClock::default(), playbook, move || here.snapshot())
-            .with_sizes(move || also_here.sizes())
+        // Asked for after each thing that happens, so that names are not made anew each time.
+        let resources = [&self.api, &self.worker, &self.cache].map(|target| target.resource());
+        let also_resources = resources.clone();
+        Scene::new(&ManualClock::default(), playbook, move || here.snapshot(&resources))
+            .with_sizes(move || also_resources.iter().cloned().zip(also_here.sizes()).collect())
             .with_blackout(&self.blackout)
     }
 
-    fn sizes(&self) -> BTreeMap<ResourceKey, Units> {
-        [&self.api, &self.worker, &self.cache].map(|target| (target.resource(), target.size())).into()
+    fn sizes(&self) -> [Units; 3] {
+        [self.api.size(), self.worker.size(), self.cache.size()]
     }
 
-    fn snapshot(&self) -> Snapshot {
-        let sizes =
-            self.sizes().into_iter().map(|(resource, size)| (resource.as_str().to_owned(), json!(size)));
+    fn snapshot(&self, resources: &[ResourceKey]) -> Snapshot {
+        let sizes = resources.iter().zip(self.sizes());
         sizes
+            .map(|(resource, size)| (resource.as_str().to_owned(), json!(size)))
             .chain([
                 ("api-floor".to_owned(), json!(self.api_autoscaler.bounds())),
                 ("nodes".to_owned(), json!(self.nodes.value())),
@@ -116,10 +115,7 @@ impl rapid_scale::Production for FakeProduction {
     }
 
     fn guards(&self, parameters: &RapidScale) -> Vec<Arc<dyn Guard>> {
-        vec![Arc::new(TruceGuard::new(
-            rapid_scale::Production::api_autoscaler(self),
-            parameters.api_replicas,
-        ))]
+        vec![Arc::new(TruceGuard::new(rapid_scale::Production::api_autoscaler(self), parameters.api_replicas))]
     }
 
     fn preflight(&self, _: &RapidScale) -> Vec<Arc<dyn Preflight>> {

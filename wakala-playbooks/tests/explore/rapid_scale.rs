@@ -10,7 +10,7 @@ fn rapid_scale_holds() {
         let production = FakeProduction::new(10, Some((5, 60)));
         production.scene(rapid_scale().playbook(&production).unwrap())
     })
-    .with_random(10_000)
+    .with_random(std::env::var("RANDOM").map_or(10_000, |n| n.parse().unwrap()))
     .run();
     println!("{found}");
     found.assert_clean();

@@ -19,14 +19,13 @@ use super::schedule::{Schedule, Then};
 use super::wraps::{WiredStore, wired};
 use crate::store::LeaseState;
 use crate::{
-    Approval, Engine, Plan, Playbook, Record, Result, Revert, RunHandle, RunId, RunReport, Status, StepId,
-    StepOutcome,
+    Approval, Engine, Plan, Playbook, Record, Result, Revert, RunHandle, RunId, RunReport, Status, StepId, StepOutcome,
 };
 
 /// Leases of explored runs.
 const LEASE: Duration = Duration::from_secs(60);
 /// How often explored runs look into their mailbox.
-const MAIL: Duration = Duration::from_secs(10);
+const MAIL: Duration = Duration::from_secs(15);
 /// How often the same is tried once nothing goes wrong any more.
 const TRIES: usize = 6;
 /// Between two tries.
@@ -38,6 +37,8 @@ const MOST_POLLS: u64 = 20_000_000;
 #[derive(Clone, Debug)]
 pub(super) struct Setting {
     pub(super) plan: Plan,
+    /// The plan's hash: to be computed once and not in each schedule.
+    pub(super) hash: String,
     pub(super) approval: Approval,
     /// What the run without trouble was like; `None` while that is found out.
     pub(super) calm: Option<Calm>,
@@ -95,7 +96,7 @@ pub(super) fn engine(scene: &Scene) -> Engine {
 
 /// Plays a schedule in a fresh scene; with `recording` it keeps a timeline.
 pub(super) fn play(setting: &Setting, scene: &Scene, schedule: &Schedule, recording: bool) -> Played {
-    let wire = Wire::new(scene, Some(&setting.plan), schedule, recording);
+    let wire = Wire::new(scene, Some((&setting.plan, &setting.hash)), schedule, recording);
     let before = (scene.snapshot)();
     let onlooker = engine(scene);
     let mut director = Director {
@@ -125,8 +126,7 @@ pub(super) fn play(setting: &Setting, scene: &Scene, schedule: &Schedule, record
         }
     };
     let met = schedule.troubles().len() - wire.unmet();
-    let calm =
-        Calm { calls: wire.calls(), took: scene.now(), after: director.after, foreign: director.foreign };
+    let calm = Calm { calls: wire.calls(), took: scene.now(), after: director.after, foreign: director.foreign };
     Played { breach, met, calm, timeline: wire.timeline() }
 }
 
@@ -178,8 +178,7 @@ impl Director<'_> {
                 return Err(Breach::of(Law::CalmRun, what));
             }
             Some(calm) if report.status == Status::Succeeded && calm.after != self.after => {
-                let others: Vec<_> =
-                    differences(&calm.after, &self.after).into_iter().map(str::to_owned).collect();
+                let others: Vec<_> = differences(&calm.after, &self.after).into_iter().map(str::to_owned).collect();
                 let what = format!("it succeeded, and {} is not as without trouble", others.join(", "));
                 return Err(Breach::of(Law::SameEnd, what));
             }
@@ -192,18 +191,14 @@ impl Director<'_> {
             .filter(|step| matches!(step.outcome, StepOutcome::NotOurs(_)))
             .map(|step| step.id.clone())
             .collect();
-        let foreign =
-            self.setting.calm.as_ref().map_or_else(|| self.foreign.clone(), |calm| calm.foreign.clone());
+        let foreign = self.setting.calm.as_ref().map_or_else(|| self.foreign.clone(), |calm| calm.foreign.clone());
         let back = self.now();
         self.onlooker.check_back(&report, &back, &foreign)?;
         let report = self.until_closed(Act::Revert)?;
         let again = self.now();
         self.onlooker.check_back(&report, &again, &foreign)?;
         if let Some(key) = differences(&back, &again).first() {
-            return Err(Breach::of(
-                Law::Undo,
-                format!("{key} was back, and changed when it was taken back again"),
-            ));
+            return Err(Breach::of(Law::Undo, format!("{key} was back, and changed when it was taken back again")));
         }
         self.onlooker.check_whole()
     }
@@ -244,15 +239,11 @@ impl Director<'_> {
             self.wire.note(|| format!("      p{number} {act:?}"));
             match self.turn(&mut process)? {
                 Turn::Ended(Ok(report)) => {
-                    self.wire
-                        .note(|| format!("      p{number} ended as {}: {}", report.status, report.reason));
+                    self.wire.note(|| format!("      p{number} ended as {}: {}", report.status, report.reason));
                     let now = self.now();
                     drop(process);
                     if report.status == Status::Superseded {
-                        let what = format!(
-                            "nobody took over, and the run says {}: {}",
-                            report.status, report.reason
-                        );
+                        let what = format!("nobody took over, and the run says {}: {}", report.status, report.reason);
                         return Err(Breach::of(Law::Explained, what));
                     }
                     self.onlooker.check_end(&report, &now)?;
@@ -346,8 +337,7 @@ impl Director<'_> {
             self.wire.note(|| format!("      p{number} goes on, taken over from: {stale}"));
             match self.turn(&mut process)? {
                 Turn::Ended(Ok(said)) if stale && said.status != Status::Superseded && !has_ended(&said) => {
-                    let what =
-                        format!("a process that was taken over from says {}: {}", said.status, said.reason);
+                    let what = format!("a process that was taken over from says {}: {}", said.status, said.reason);
                     return Err(Breach::of(Law::Stale, what));
                 }
                 Turn::Ended(Ok(said)) if !stale => {
@@ -388,7 +378,10 @@ impl Director<'_> {
         let store = WiredStore { inner: Arc::clone(&scene.store), wire: self.wire.clone() };
         let engine = engine(scene).with_store(Arc::new(store)).with_owner(format!("process {number}"));
         let handle = RunHandle::new(RUN).by("explore");
-        let playbook = self.playbook.clone();
+        let playbook = match &scene.rebuild {
+            Some(rebuild) => wired(&rebuild(), &self.wire),
+            None => self.playbook.clone(),
+        };
         let future: RunFuture = match act {
             Act::Begin => {
                 let (plan, approval) = (self.setting.plan.clone(), self.setting.approval.clone());
@@ -398,9 +391,7 @@ impl Director<'_> {
                 let handle = if force { handle.by_force() } else { handle };
                 Box::pin(async move { engine.resume(&playbook, &handle).await })
             }
-            Act::Revert => {
-                Box::pin(async move { engine.revert(&playbook, &handle, Revert::Everything).await })
-            }
+            Act::Revert => Box::pin(async move { engine.revert(&playbook, &handle, Revert::Everything).await }),
             Act::Abandon => Box::pin(async move {
                 engine.abandon(&handle, "explored").await?;
                 engine.report(&RunId::from(RUN)).await
@@ -434,12 +425,7 @@ impl Director<'_> {
             for control in self.wire.due_letters() {
                 self.wire.note(|| format!("      somebody asks it to {control}"));
                 // A run that is not made yet cannot be asked.
-                drop(
-                    self.onlooker
-                        .engine
-                        .ask(&RunId::from(RUN), control, "explore", "explored")
-                        .now_or_never(),
-                );
+                drop(self.onlooker.engine.ask(&RunId::from(RUN), control, "explore", "explored").now_or_never());
             }
             self.polls += 1;
             if self.polls > MOST_POLLS {
@@ -449,7 +435,6 @@ impl Director<'_> {
                 if !clock.advance_to_next() {
                     return Err(Breach::of(Law::End, "it waits for something that never comes"));
                 }
-                self.wire.look()?;
             }
             if self.wire.scene().now() > begun + limit {
                 let limit = humantime::format_duration(limit);

@@ -18,13 +18,14 @@
 //! use wakala_core::testing::explore::{Scene, explore};
 //! use wakala_core::{ManualClock, Playbook, ScaleUp, step};
 //!
-//! explore(|| {
+//! let found = explore(|| {
 //!     let api = FakeTarget::new("api", 10);
 //!     let scale = ScaleUp::to(Arc::new(api.clone()), 50).step("scale");
 //!     let playbook = Playbook::builder("spike").then(step(scale)).build().unwrap();
 //!     Scene::new(&ManualClock::default(), playbook, move || [("scale".to_owned(), json!(api.size()))].into())
-//! })
-//! .assert_clean();
+//! });
+//! found.assert_clean();
+//! println!("{found}");
 //! ```
 //!
 //! # What is out of its reach
@@ -83,10 +84,7 @@ pub struct Explore<'a> {
 
 impl std::fmt::Debug for Explore<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Explore")
-            .field("random", &self.random)
-            .field("seed", &self.seed)
-            .finish_non_exhaustive()
+        f.debug_struct("Explore").field("random", &self.random).field("seed", &self.seed).finish_non_exhaustive()
     }
 }
 
@@ -154,11 +152,9 @@ impl<'a> Explore<'a> {
                     found.single = schedules.len();
                 }
                 found.random = self.random;
-                schedules.extend(
-                    (self.seed..)
-                        .take(self.random)
-                        .map(|seed| (Some(seed), Schedule::random(seed, calls.len() as u64))),
-                );
+                schedules.extend((self.seed..).take(self.random).map(|seed| {
+                    (Some(seed), Schedule::random(seed, calls.len() as u64))
+                }));
                 self.play_all(&setting, schedules, &mut found);
             }
         }
@@ -188,8 +184,7 @@ impl<'a> Explore<'a> {
         if let Some(breach) = breach {
             return Err(breach);
         }
-        let plan = planned
-            .map_err(|error| Breach::of(Law::CalmRun, format!("it cannot be planned: {}", error.chain())))?;
+        let plan = planned.map_err(|error| Breach::of(Law::CalmRun, format!("it cannot be planned: {}", error.chain())))?;
         if let Some(refusal) = plan.refusals().next() {
             return Err(Breach::of(Law::CalmRun, format!("its plan is refused: {}", refusal.text)));
         }
@@ -206,7 +201,8 @@ impl<'a> Explore<'a> {
             }
         }
         let approval = Approval::of(&plan, "explore");
-        let mut setting = Setting { plan, approval, calm: None };
+        let hash = plan.hash();
+        let mut setting = Setting { plan, hash, approval, calm: None };
         let played = play(&setting, &(self.make)(), &Schedule::calm(), false);
         if let Some(breach) = played.breach {
             return Err(breach);
@@ -227,11 +223,8 @@ impl<'a> Explore<'a> {
                 let played = play(setting, &(self.make)(), schedule, false);
                 troubles.fetch_add(played.met as u64, Ordering::Relaxed);
                 let unmet = || {
-                    let what =
-                        format!("{schedule} was never met by a call: is the scene the same each time?");
-                    (seed.is_none()
-                        && played.met < schedule.troubles().len()
-                        && schedule.troubles().len() == 1)
+                    let what = format!("{schedule} was never met by a call: is the scene the same each time?");
+                    (seed.is_none() && played.met < schedule.troubles().len() && schedule.troubles().len() == 1)
                         .then(|| Breach::of(Law::Reached, what))
                 };
                 if let Some(breach) = played.breach.clone().or_else(unmet) {

@@ -12,7 +12,9 @@ use super::invariants::{Books, Breach, Half, Law, Owners};
 use super::scene::{Dark, Scene, Snapshot};
 use super::schedule::{Schedule, Then, Trouble};
 use crate::testing::{Fault, lock};
-use crate::{Clock as _, Control, Error, ErrorKind, GuardId, Plan, Result, Retry, StepId, Verdict};
+use crate::{
+    Clock as _, Control, Error, ErrorKind, GuardId, Plan, Result, Retry, StepId, Verdict,
+};
 
 /// How long a run that was told to pause stays so.
 const PAUSE: Duration = Duration::from_secs(600);
@@ -161,7 +163,12 @@ impl Debug for Wire {
 }
 
 impl Wire {
-    pub(super) fn new(scene: &Scene, plan: Option<&Plan>, schedule: &Schedule, recording: bool) -> Self {
+    pub(super) fn new(
+        scene: &Scene,
+        plan: Option<(&Plan, &str)>,
+        schedule: &Schedule,
+        recording: bool,
+    ) -> Self {
         let state = State {
             troubles: schedule.troubles().to_vec(),
             postponed: None,
@@ -177,7 +184,7 @@ impl Wire {
             books: Books::new(scene, plan),
             timeline: Vec::new(),
         };
-        let owners = plan.map(Owners::of).unwrap_or_default();
+        let owners = plan.map(|(plan, _)| Owners::of(plan)).unwrap_or_default();
         Self(Arc::new(Shared { scene: scene.clone(), owners, recording, state: Mutex::new(state) }))
     }
 
@@ -228,8 +235,7 @@ impl Wire {
     pub(super) fn due_letters(&self) -> Vec<Control> {
         let now = self.0.scene.now();
         let mut state = self.state();
-        let (due, later): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut state.letters).into_iter().partition(|(at, _)| *at <= now);
+        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut state.letters).into_iter().partition(|(at, _)| *at <= now);
         state.letters = later;
         due.into_iter().map(|(_, control)| control).collect()
     }
@@ -278,7 +284,11 @@ impl Wire {
     // ---- for the calls
 
     /// Makes one call, or lets it go wrong.
-    pub(super) async fn call<T: Answer>(&self, call: Call<'_>, inner: impl Future<Output = T> + Send) -> T {
+    pub(super) async fn call<T: Answer>(
+        &self,
+        call: Call<'_>,
+        inner: impl Future<Output = T> + Send,
+    ) -> T {
         let process = self.state().polled;
         self.alive(process).await;
         let (number, trouble) = self.arrive(process, call);

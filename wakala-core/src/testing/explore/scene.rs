@@ -28,6 +28,7 @@ type Sizes = Arc<dyn Fn() -> BTreeMap<ResourceKey, Units> + Send + Sync>;
 pub struct Scene {
     pub(super) clock: ManualClock,
     pub(super) playbook: Playbook,
+    pub(super) rebuild: Option<Arc<dyn Fn() -> Playbook + Send + Sync>>,
     pub(super) snapshot: Arc<dyn Fn() -> Snapshot + Send + Sync>,
     pub(super) checks: Vec<Check>,
     pub(super) sizes: Option<Sizes>,
@@ -52,6 +53,7 @@ impl Scene {
         Self {
             clock: clock.clone(),
             playbook,
+            rebuild: None,
             snapshot: Arc::new(snapshot),
             checks: Vec::new(),
             sizes: None,
@@ -59,6 +61,14 @@ impl Scene {
             blackout: None,
             engine: Arc::new(|engine| engine),
         }
+    }
+
+    /// Builds the playbook anew for each process, as a process that starts does. Without it all of them share one, and a step
+    /// that remembers what it should look at is not found out.
+    #[must_use]
+    pub fn rebuilt_by(mut self, build: impl Fn() -> Playbook + Send + Sync + 'static) -> Self {
+        self.rebuild = Some(Arc::new(build));
+        self
     }
 
     /// Holds the sizes against the floors of the plan whenever something has happened.
@@ -156,7 +166,8 @@ impl Blackout {
     }
 
     fn has_data_of(&self, moment: SystemTime) -> bool {
-        let silent = |(from, to, how): &(_, _, Dark)| *how == Dark::Silence && (*from..*to).contains(&moment);
+        let silent =
+            |(from, to, how): &(_, _, Dark)| *how == Dark::Silence && (*from..*to).contains(&moment);
         !lock(&self.state).spans.iter().any(silent)
     }
 }
@@ -174,8 +185,7 @@ impl Dimmed {
             None => Ok(true),
             Some(Dark::Silence) => Ok(false),
             Some(Dark::Error) => {
-                Err(Error::new(ErrorKind::Unavailable, "latest", "injected: the source cannot be asked")
-                    .on(query))
+                Err(Error::new(ErrorKind::Unavailable, "latest", "injected: the source cannot be asked").on(query))
             }
         }
     }
