@@ -7,11 +7,11 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use serde_json::json;
-use wakala_core::testing::explore::{Exploration, Explore, Law, Scene};
 use wakala_core::testing::FakeTarget;
+use wakala_core::testing::explore::{Exploration, Explore, Law, Scene};
 use wakala_core::{
-    Applied, Floor, Guard, GuardId, ManualClock, Observed, OnFailure, Playbook, PlaybookStep, Result, RunContext,
-    ScalableTarget, ScaleOptions, StepId, StepPlan, Undone, Units, Verdict, step,
+    Applied, Floor, Guard, GuardId, ManualClock, Observed, OnFailure, Playbook, PlaybookStep, Result,
+    RunContext, ScalableTarget, ScaleOptions, StepId, StepPlan, Undone, Units, Verdict, step,
 };
 
 use super::stores::{Flaw, FlawedStore};
@@ -288,7 +288,8 @@ fn shrinking(floor: Floor) -> impl Fn() -> Scene + Sync {
     move || {
         let api = FakeTarget::new("api", 10);
         let key = api.resource();
-        let playbook = Playbook::builder("below").then(step(Below(api.clone()))).with_floor(key.clone(), floor);
+        let playbook =
+            Playbook::builder("below").then(step(Below(api.clone()))).with_floor(key.clone(), floor);
         let (also, also_key) = (api.clone(), key.clone());
         Scene::new(&ManualClock::default(), playbook.build().unwrap(), move || {
             BTreeMap::from([(key.as_str().to_owned(), json!(api.size()))])

@@ -19,7 +19,8 @@ use super::schedule::{Schedule, Then};
 use super::wraps::{WiredStore, wired};
 use crate::store::LeaseState;
 use crate::{
-    Approval, Engine, Plan, Playbook, Record, Result, Revert, RunHandle, RunId, RunReport, Status, StepId, StepOutcome,
+    Approval, Engine, Plan, Playbook, Record, Result, Revert, RunHandle, RunId, RunReport, Status, StepId,
+    StepOutcome,
 };
 
 /// Leases of explored runs.
@@ -126,7 +127,8 @@ pub(super) fn play(setting: &Setting, scene: &Scene, schedule: &Schedule, record
         }
     };
     let met = schedule.troubles().len() - wire.unmet();
-    let calm = Calm { calls: wire.calls(), took: scene.now(), after: director.after, foreign: director.foreign };
+    let calm =
+        Calm { calls: wire.calls(), took: scene.now(), after: director.after, foreign: director.foreign };
     Played { breach, met, calm, timeline: wire.timeline() }
 }
 
@@ -178,7 +180,8 @@ impl Director<'_> {
                 return Err(Breach::of(Law::CalmRun, what));
             }
             Some(calm) if report.status == Status::Succeeded && calm.after != self.after => {
-                let others: Vec<_> = differences(&calm.after, &self.after).into_iter().map(str::to_owned).collect();
+                let others: Vec<_> =
+                    differences(&calm.after, &self.after).into_iter().map(str::to_owned).collect();
                 let what = format!("it succeeded, and {} is not as without trouble", others.join(", "));
                 return Err(Breach::of(Law::SameEnd, what));
             }
@@ -191,14 +194,18 @@ impl Director<'_> {
             .filter(|step| matches!(step.outcome, StepOutcome::NotOurs(_)))
             .map(|step| step.id.clone())
             .collect();
-        let foreign = self.setting.calm.as_ref().map_or_else(|| self.foreign.clone(), |calm| calm.foreign.clone());
+        let foreign =
+            self.setting.calm.as_ref().map_or_else(|| self.foreign.clone(), |calm| calm.foreign.clone());
         let back = self.now();
         self.onlooker.check_back(&report, &back, &foreign)?;
         let report = self.until_closed(Act::Revert)?;
         let again = self.now();
         self.onlooker.check_back(&report, &again, &foreign)?;
         if let Some(key) = differences(&back, &again).first() {
-            return Err(Breach::of(Law::Undo, format!("{key} was back, and changed when it was taken back again")));
+            return Err(Breach::of(
+                Law::Undo,
+                format!("{key} was back, and changed when it was taken back again"),
+            ));
         }
         self.onlooker.check_whole()
     }
@@ -239,11 +246,15 @@ impl Director<'_> {
             self.wire.note(|| format!("      p{number} {act:?}"));
             match self.turn(&mut process)? {
                 Turn::Ended(Ok(report)) => {
-                    self.wire.note(|| format!("      p{number} ended as {}: {}", report.status, report.reason));
+                    self.wire
+                        .note(|| format!("      p{number} ended as {}: {}", report.status, report.reason));
                     let now = self.now();
                     drop(process);
                     if report.status == Status::Superseded {
-                        let what = format!("nobody took over, and the run says {}: {}", report.status, report.reason);
+                        let what = format!(
+                            "nobody took over, and the run says {}: {}",
+                            report.status, report.reason
+                        );
                         return Err(Breach::of(Law::Explained, what));
                     }
                     self.onlooker.check_end(&report, &now)?;
@@ -337,7 +348,8 @@ impl Director<'_> {
             self.wire.note(|| format!("      p{number} goes on, taken over from: {stale}"));
             match self.turn(&mut process)? {
                 Turn::Ended(Ok(said)) if stale && said.status != Status::Superseded && !has_ended(&said) => {
-                    let what = format!("a process that was taken over from says {}: {}", said.status, said.reason);
+                    let what =
+                        format!("a process that was taken over from says {}: {}", said.status, said.reason);
                     return Err(Breach::of(Law::Stale, what));
                 }
                 Turn::Ended(Ok(said)) if !stale => {
@@ -391,7 +403,9 @@ impl Director<'_> {
                 let handle = if force { handle.by_force() } else { handle };
                 Box::pin(async move { engine.resume(&playbook, &handle).await })
             }
-            Act::Revert => Box::pin(async move { engine.revert(&playbook, &handle, Revert::Everything).await }),
+            Act::Revert => {
+                Box::pin(async move { engine.revert(&playbook, &handle, Revert::Everything).await })
+            }
             Act::Abandon => Box::pin(async move {
                 engine.abandon(&handle, "explored").await?;
                 engine.report(&RunId::from(RUN)).await
@@ -425,7 +439,12 @@ impl Director<'_> {
             for control in self.wire.due_letters() {
                 self.wire.note(|| format!("      somebody asks it to {control}"));
                 // A run that is not made yet cannot be asked.
-                drop(self.onlooker.engine.ask(&RunId::from(RUN), control, "explore", "explored").now_or_never());
+                drop(
+                    self.onlooker
+                        .engine
+                        .ask(&RunId::from(RUN), control, "explore", "explored")
+                        .now_or_never(),
+                );
             }
             self.polls += 1;
             if self.polls > MOST_POLLS {

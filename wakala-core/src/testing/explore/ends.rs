@@ -8,9 +8,7 @@ use super::RUN;
 use super::invariants::{Breach, Law, Owners};
 use super::scene::Snapshot;
 use crate::store::{Journal, LeaseState, StoredRun};
-use crate::{
-    Engine, Entry, Plan, Record, RunCondition, RunId, RunReport, Status, StepId, StepOutcome,
-};
+use crate::{Engine, Entry, Plan, Record, RunCondition, RunId, RunReport, Status, StepId, StepOutcome};
 
 /// The keys in which two snapshots differ.
 pub(super) fn differences<'a>(before: &'a Snapshot, now: &'a Snapshot) -> BTreeSet<&'a str> {
@@ -70,7 +68,10 @@ impl Onlooker<'_> {
     /// What must hold once a process says that it is done.
     pub(super) fn check_end(&mut self, report: &RunReport, now: &Snapshot) -> Result<(), Breach> {
         if report.reason.trim().is_empty() {
-            return Err(Breach::of(Law::Explained, format!("the run ended as {} and does not say why", report.status)));
+            return Err(Breach::of(
+                Law::Explained,
+                format!("the run ended as {} and does not say why", report.status),
+            ));
         }
         self.check_residuals(report, now)?;
         let Some(stored) = self.stored()? else {
@@ -144,7 +145,10 @@ impl Onlooker<'_> {
         let differing = differences(self.before, now);
         for key in &differing {
             if !self.is_listed(report, key) && !self.is_not_ours(report, key) {
-                let what = format!("{key} differs from before, and the report of the {} run does not list it", report.status);
+                let what = format!(
+                    "{key} differs from before, and the report of the {} run does not list it",
+                    report.status
+                );
                 return Err(Breach::of(Law::Residuals, what));
             }
         }
@@ -171,13 +175,19 @@ impl Onlooker<'_> {
                 continue;
             }
             if !report.obligations.iter().any(|owed| temporary.contains(&&owed.step)) {
-                return Err(Breach::of(Law::Owed, format!("{key} is temporary and there, and the report forgets it")));
+                return Err(Breach::of(
+                    Law::Owed,
+                    format!("{key} is temporary and there, and the report forgets it"),
+                ));
             }
             let owed = listed.get_or_insert_with(|| {
                 self.engine.obligations().now_or_never().and_then(Result::ok).unwrap_or_default()
             });
             if !owed.iter().any(|(run, owed)| run.as_str() == RUN && temporary.contains(&&owed.step)) {
-                return Err(Breach::of(Law::Owed, format!("{key} is temporary and there, and no list has it")));
+                return Err(Breach::of(
+                    Law::Owed,
+                    format!("{key} is temporary and there, and no list has it"),
+                ));
             }
         }
         Ok(())

@@ -12,9 +12,7 @@ use super::invariants::{Books, Breach, Half, Law, Owners};
 use super::scene::{Dark, Scene, Snapshot};
 use super::schedule::{Schedule, Then, Trouble};
 use crate::testing::{Fault, lock};
-use crate::{
-    Clock as _, Control, Error, ErrorKind, GuardId, Plan, Result, Retry, StepId, Verdict,
-};
+use crate::{Clock as _, Control, Error, ErrorKind, GuardId, Plan, Result, Retry, StepId, Verdict};
 
 /// How long a run that was told to pause stays so.
 const PAUSE: Duration = Duration::from_secs(600);
@@ -235,7 +233,8 @@ impl Wire {
     pub(super) fn due_letters(&self) -> Vec<Control> {
         let now = self.0.scene.now();
         let mut state = self.state();
-        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut state.letters).into_iter().partition(|(at, _)| *at <= now);
+        let (due, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut state.letters).into_iter().partition(|(at, _)| *at <= now);
         state.letters = later;
         due.into_iter().map(|(_, control)| control).collect()
     }
@@ -284,11 +283,7 @@ impl Wire {
     // ---- for the calls
 
     /// Makes one call, or lets it go wrong.
-    pub(super) async fn call<T: Answer>(
-        &self,
-        call: Call<'_>,
-        inner: impl Future<Output = T> + Send,
-    ) -> T {
+    pub(super) async fn call<T: Answer>(&self, call: Call<'_>, inner: impl Future<Output = T> + Send) -> T {
         let process = self.state().polled;
         self.alive(process).await;
         let (number, trouble) = self.arrive(process, call);

@@ -170,9 +170,9 @@ impl fmt::Display for Trouble {
             Self::CrashBefore(what) => write!(f, "crash-before{}", then(what)),
             Self::CrashAfter(what) => write!(f, "crash-after{}", then(what)),
             Self::Fail(Fault::Retryable { .. }) => f.write_str("retryable"),
-            Self::Fail(fault) => {
-                f.write_str(FAULTS.iter().find(|(_, known)| known == fault).map_or("rejected", |(name, _)| name))
-            }
+            Self::Fail(fault) => f.write_str(
+                FAULTS.iter().find(|(_, known)| known == fault).map_or("rejected", |(name, _)| name),
+            ),
             Self::StaleBefore => f.write_str("stale-before"),
             Self::StaleAfter => f.write_str("stale-after"),
             Self::Dark(span) => write!(f, "dark={}s", span.as_secs()),
@@ -197,7 +197,11 @@ impl FromStr for Trouble {
             [("crash-before", Self::CrashBefore as fn(Then) -> Self), ("crash-after", Self::CrashAfter)]
         {
             if let Some(rest) = text.strip_prefix(crash) {
-                return THENS.iter().find(|(name, _)| *name == rest).map(|(_, then)| make(*then)).ok_or_else(unknown);
+                return THENS
+                    .iter()
+                    .find(|(name, _)| *name == rest)
+                    .map(|(_, then)| make(*then))
+                    .ok_or_else(unknown);
             }
         }
         if let Some((name, span)) = text.split_once('=') {
@@ -314,10 +318,14 @@ impl FromStr for Schedule {
         }
         text.split_whitespace().try_fold(Self::calm(), |schedule, word| {
             let (point, trouble) = word.split_once(':').ok_or_else(|| {
-                Error::invalid("parse", format!("{word} is no call with what goes wrong there, such as 12:hang"))
+                Error::invalid(
+                    "parse",
+                    format!("{word} is no call with what goes wrong there, such as 12:hang"),
+                )
             })?;
-            let point =
-                point.parse().map_err(|_| Error::invalid("parse", format!("{point} is no number of a call")))?;
+            let point = point
+                .parse()
+                .map_err(|_| Error::invalid("parse", format!("{point} is no number of a call")))?;
             Ok(schedule.with(point, trouble.parse()?))
         })
     }
