@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use wakala_core::sim::World;
-use wakala_core::{Clock as _, Event, Notice, Observer, Record};
+use wakala_core::{Clock as _, Event, Notice, Observer, Record, RunInfo};
 
 /// A view of one run. Clones are the same view.
 #[derive(Clone, Debug)]
@@ -125,7 +125,7 @@ fn hold(seconds: f64) {
 }
 
 impl Observer for View {
-    fn on_event(&self, event: &Event) {
+    fn on_event(&self, _: &RunInfo, event: &Event) {
         let origin = match &*self.0 {
             Kind::Silent => return,
             Kind::Lines { origin } | Kind::Terminal(Terminal { origin, .. }) => *lock(origin),

@@ -52,6 +52,16 @@ pub enum TestbedError {
         /// The command, from the root of the repository, that builds the server.
         command: &'static str,
     },
+    /// A server that a package of the system brought ended, or did not become ready in time. It has been stopped.
+    #[error("{server} {reason}; the end of its log:\n{log_tail}")]
+    Server {
+        /// Name of the server.
+        server: String,
+        /// What it did instead of becoming ready.
+        reason: String,
+        /// The last lines that it wrote.
+        log_tail: String,
+    },
     /// A condition did not come true in time.
     #[error("{what}: not so after {waited:?}; last seen: {last}")]
     Timeout {
@@ -71,13 +81,13 @@ impl fmt::Debug for TestbedError {
 }
 
 impl TestbedError {
-    #[cfg(feature = "kubernetes")]
+    #[cfg(any(feature = "kubernetes", feature = "postgres"))]
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }
     }
 
-    #[cfg(feature = "kubernetes")]
+    #[cfg(any(feature = "kubernetes", feature = "postgres"))]
     pub(crate) fn api<E>(what: impl Into<String>) -> impl FnOnce(E) -> Self
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>>,

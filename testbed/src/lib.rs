@@ -8,6 +8,8 @@
 //! |---|---|
 //! | `aws` | moto behind a front of our own that follows the documented EKS API |
 //! | `kubernetes` | etcd, kube-apiserver, kube-controller-manager, kube-scheduler, simulated nodes |
+//! | `postgres` | PostgreSQL, and links to it that lose what passes through them |
+//! | `pgbouncer` | PgBouncer, in front of such a PostgreSQL |
 //!
 #![cfg_attr(
     feature = "kubernetes",
@@ -20,7 +22,11 @@ pub mod aws;
 mod error;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
-#[cfg(feature = "kubernetes")]
+#[cfg(feature = "pgbouncer")]
+mod pgbouncer;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(any(feature = "kubernetes", feature = "postgres"))]
 mod process;
 #[cfg(all(feature = "aws", feature = "kubernetes"))]
 mod production;
@@ -29,10 +35,14 @@ mod wait;
 pub use error::TestbedError;
 #[cfg(feature = "kubernetes")]
 pub use kubernetes::{
-    ClusterAccess, ControlPlane, ControlPlaneBuilder, KUBECONFIG_VARIABLE, NodeGroup, NodeGroups, Server,
-    TestCluster, TestNamespace, User, Workload, horizontal_pod_autoscaler, namespace, pod_disruption_budget,
-    rule,
+    ClusterAccess, ControlPlane, ControlPlaneBuilder, KUBECONFIG_VARIABLE, Level, MetricsPage, MetricsPages,
+    NodeGroup, NodeGroups, PodRequests, Server, TestCluster, TestNamespace, User, Workload,
+    horizontal_pod_autoscaler, namespace, pod_disruption_budget, rule,
 };
+#[cfg(feature = "pgbouncer")]
+pub use pgbouncer::{PgBouncer, PgBouncerBuilder, PoolMode};
+#[cfg(feature = "postgres")]
+pub use postgres::{Link, PostgresAccess, PostgresBuilder, PostgresServer};
 #[cfg(all(feature = "aws", feature = "kubernetes"))]
 pub use production::{Production, ProductionOptions};
 pub use wait::wait_until;

@@ -61,6 +61,7 @@ impl Supervised {
         self.child.try_wait().ok().flatten()
     }
 
+    #[cfg(feature = "kubernetes")]
     pub(crate) fn name(&self) -> &str {
         &self.name
     }

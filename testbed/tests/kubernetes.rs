@@ -16,8 +16,8 @@ use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::json;
 use tokio::sync::OnceCell;
 use wakala_testbed::{
-    ControlPlane, NodeGroup, Server, TestCluster, TestNamespace, TestbedError, User, Workload,
-    horizontal_pod_autoscaler, pod_disruption_budget, rule, wait_until,
+    ControlPlane, Level, MetricsPage, MetricsPages, NodeGroup, Server, TestCluster, TestNamespace,
+    TestbedError, User, Workload, horizontal_pod_autoscaler, pod_disruption_budget, rule, wait_until,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -400,4 +400,121 @@ async fn a_deployment_scales_to_500() {
     wait_deployment(&namespace, "api", 500).await;
     println!("50 -> 500 ready: {:?}", started.elapsed());
     namespace.delete().await.unwrap();
+}
+
+/// The pods that are ready, with where they serve their metrics.
+async fn endpoints(namespace: &TestNamespace) -> Vec<(String, String)> {
+    let ready = |pod: &Pod| {
+        let conditions =
+            pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    };
+    let pods = pods(namespace).await.into_iter().filter(ready);
+    pods.map(|pod| {
+        let address = pod.status.unwrap().pod_ip.unwrap();
+        (pod.metadata.name.unwrap(), format!("http://{address}:9090/metrics"))
+    })
+    .collect()
+}
+
+async fn get(url: &str) -> Result<(u16, String), reqwest::Error> {
+    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(1)).build()?;
+    let answer = client.get(url).send().await?;
+    Ok((answer.status().as_u16(), answer.text().await?))
+}
+
+fn value(page: &str, series: &str) -> f64 {
+    let line = page.lines().find_map(|line| line.strip_prefix(series)).unwrap_or_else(|| panic!("{page}"));
+    line.trim().parse().unwrap()
+}
+
+#[tokio::test]
+async fn pods_serve_metrics_that_follow_the_number_of_ready_pods() {
+    let namespace = own().await.create_namespace("metrics").await.unwrap();
+    let error_rate = Level::new(0.001).when_ready_below(3, 0.25).when_ready_below(2, 0.5);
+    let page = MetricsPage::new()
+        .with_requests(1000.0, error_rate)
+        .with_gauge("quoted", f64::NAN)
+        .with_label("path", "a\"b\\c");
+    let api = Workload::new("api", 4).with_metrics_port(9090).with_metrics_page(&page);
+    namespace.create(&api.deployment()).await.unwrap();
+    wait_deployment(&namespace, "api", 4).await;
+
+    for (size, rate) in [(4, 0.001), (2, 0.25), (1, 0.5), (3, 0.001)] {
+        scale::<Deployment>(&namespace, "api", size).await;
+        wait_deployment(&namespace, "api", size).await;
+        let endpoints = endpoints(&namespace).await;
+        assert_eq!(endpoints.len(), usize::try_from(size).unwrap());
+        for (pod, url) in endpoints {
+            wait_until(&format!("{pod} at {size}"), MINUTE, || async {
+                let (status, page) = get(&url).await?;
+                assert_eq!(status, 200);
+                let now = value(&page, "error_rate ");
+                if now == rate { Ok(()) } else { Err(format!("{now}").into()) }
+            })
+            .await
+            .unwrap();
+        }
+    }
+
+    let (_, url) = endpoints(&namespace).await.remove(0);
+    let before = get(&url).await.unwrap().1;
+    assert!(before.contains("quoted{path=\"a\\\"b\\\\c\"} NaN\n"), "{before}");
+    assert!(before.contains("# TYPE http_requests_total counter\n"), "{before}");
+    let requests = value(&before, "http_requests_total ");
+    wait_until("100 more requests", MINUTE, || async {
+        let now = value(&get(&url).await?.1, "http_requests_total ");
+        if now >= requests + 100.0 { Ok(()) } else { Err(format!("{now}").into()) }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn what_pods_serve_changes_while_they_run_and_ends_with_them() {
+    let namespace = own().await.create_namespace("pages").await.unwrap();
+    namespace.create(&Workload::new("api", 2).with_metrics_port(9090).deployment()).await.unwrap();
+    wait_deployment(&namespace, "api", 2).await;
+    let endpoints = endpoints(&namespace).await;
+    let [(first, first_url), (_, second_url)] = endpoints.as_slice() else { panic!("{endpoints:?}") };
+    assert_eq!(get(first_url).await.unwrap(), (200, String::new()));
+
+    let pages = MetricsPages::of(&namespace, "api");
+    pages.serve(&MetricsPage::new().with_counter("jobs_total", 5.0)).await.unwrap();
+    let counter = "# HELP jobs_total Simulated.\n# TYPE jobs_total counter\njobs_total 5\n";
+    assert_eq!(get(first_url).await.unwrap(), (200, counter.to_owned()));
+
+    pages.serve_at(first, &MetricsPage::of_text("<html>").with_status(500)).await.unwrap();
+    assert_eq!(get(first_url).await.unwrap(), (500, "<html>".to_owned()));
+    assert_eq!(get(second_url).await.unwrap(), (200, counter.to_owned()));
+
+    pages.serve_at(first, &MetricsPage::refusing()).await.unwrap();
+    assert!(get(first_url).await.unwrap_err().is_connect());
+    for stuck in [MetricsPage::hanging(), MetricsPage::trickling()] {
+        pages.serve_at(first, &stuck).await.unwrap();
+        assert!(get(first_url).await.unwrap_err().is_timeout(), "{stuck:?}");
+    }
+    pages.serve_at(first, &MetricsPage::new().with_padding(1 << 20)).await.unwrap();
+    assert!(get(first_url).await.unwrap().1.len() >= 1 << 20);
+    pages.serve_as_all(first).await.unwrap();
+    assert_eq!(get(first_url).await.unwrap(), (200, counter.to_owned()));
+
+    let slow = MetricsPage::new().with_delay(Duration::from_millis(300));
+    pages.serve(&slow).await.unwrap();
+    let started = Instant::now();
+    let (one, other) = tokio::join!(get(first_url), get(second_url));
+    assert_eq!((one.unwrap().0, other.unwrap().0), (200, 200));
+    assert!(started.elapsed() >= Duration::from_millis(300));
+    let requests = pages.requests().await.unwrap();
+    assert_eq!(requests[first].requests, 8, "{requests:?}");
+    assert!(requests.values().all(|pod| pod.peak_in_flight == 2), "{requests:?}");
+
+    scale::<Deployment>(&namespace, "api", 0).await;
+    wait_until("no pod", MINUTE, || async {
+        let left = pods(&namespace).await.len();
+        if left == 0 { Ok(()) } else { Err(format!("{left} left").into()) }
+    })
+    .await
+    .unwrap();
+    assert!(get(first_url).await.unwrap_err().is_connect(), "its pod is gone");
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use crate::event::{Event, Notice, Observer, Silent};
+use crate::event::{Event, Notice, Observer, RunInfo, Silent};
 use crate::limits::Limits;
 use crate::{Clock, Error, ErrorKind, Floor, ResourceKey, Result, RunId, StepId, SystemClock, Units};
 
@@ -41,7 +41,7 @@ pub struct RunContext {
 
 #[derive(Clone, Debug)]
 struct Shared {
-    run_id: RunId,
+    run: RunInfo,
     clock: Arc<dyn Clock>,
     observer: Arc<dyn Observer>,
     limits: Arc<Limits>,
@@ -53,7 +53,7 @@ impl RunContext {
     pub fn new(run_id: RunId, clock: Arc<dyn Clock>) -> Self {
         Self {
             shared: Arc::new(Shared {
-                run_id,
+                run: RunInfo { id: run_id, playbook: String::new() },
                 clock,
                 observer: Arc::new(Silent),
                 limits: Arc::default(),
@@ -78,6 +78,14 @@ impl RunContext {
     #[must_use]
     pub fn with_observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.shared = Arc::new(Shared { observer, ..Shared::clone(&self.shared) });
+        self
+    }
+
+    /// The same run, as one of that playbook.
+    #[must_use]
+    pub(crate) fn of_playbook(mut self, playbook: &str) -> Self {
+        let run = RunInfo { id: self.run_id().clone(), playbook: playbook.to_owned() };
+        self.shared = Arc::new(Shared { run, ..Shared::clone(&self.shared) });
         self
     }
 
@@ -139,7 +147,7 @@ impl RunContext {
 
     /// The run.
     pub fn run_id(&self) -> &RunId {
-        &self.shared.run_id
+        &self.shared.run.id
     }
 
     /// The step that the call belongs to; empty outside of steps.
@@ -235,7 +243,9 @@ impl RunContext {
     }
 
     pub(crate) fn notice(&self, notice: Notice) {
-        self.shared.observer.on_event(&Event::Notice { at: self.shared.clock.now(), notice });
+        self.shared
+            .observer
+            .on_event(&self.shared.run, &Event::Notice { at: self.shared.clock.now(), notice });
     }
 
     /// Fails where the run was cancelled or the deadline has passed: for between the parts of long work.

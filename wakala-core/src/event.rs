@@ -1,14 +1,15 @@
 //! What happens in a run, for whoever watches.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast, mpsc};
 
 use crate::guard::Verdict;
 use crate::store::{Entry, Record};
-use crate::{GuardId, StepId};
+use crate::{GuardId, RunId, StepId};
 
 /// Something that happened in a run.
 #[non_exhaustive]
@@ -42,6 +43,11 @@ impl Event {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Notice {
+    /// Something that a person should know.
+    Note {
+        /// What.
+        text: String,
+    },
     /// How far a step is, in units of its own; both 0 where it cannot be counted.
     Progress {
         /// The step.
@@ -85,10 +91,26 @@ pub enum Notice {
     },
 }
 
+/// Which run an event is of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunInfo {
+    /// The run.
+    pub id: RunId,
+    /// Its playbook's name; empty outside of a run.
+    pub playbook: String,
+}
+
 /// Is told of every event of a run, in order. For people, not for recovery: that is what the journal is for.
 pub trait Observer: Debug + Send + Sync + 'static {
     /// Takes one event. Must not block: the run waits for it.
-    fn on_event(&self, event: &Event);
+    fn on_event(&self, run: &RunInfo, event: &Event);
+}
+
+/// All of them are told, in order.
+impl Observer for Vec<Arc<dyn Observer>> {
+    fn on_event(&self, run: &RunInfo, event: &Event) {
+        self.iter().for_each(|observer| observer.on_event(run, event));
+    }
 }
 
 /// Ignores all events.
@@ -96,7 +118,7 @@ pub trait Observer: Debug + Send + Sync + 'static {
 pub struct Silent;
 
 impl Observer for Silent {
-    fn on_event(&self, _: &Event) {}
+    fn on_event(&self, _: &RunInfo, _: &Event) {}
 }
 
 /// Sends events into a channel; those that come after the receiver is gone are dropped.
@@ -112,23 +134,31 @@ impl ChannelObserver {
 }
 
 impl Observer for ChannelObserver {
-    fn on_event(&self, event: &Event) {
+    fn on_event(&self, _: &RunInfo, event: &Event) {
         let _ = self.0.send(event.clone());
     }
 }
 
-/// Writes events to the log of the program, through [`tracing`].
-#[derive(Clone, Copy, Debug, Default)]
-pub struct TracingObserver;
+/// The live news of all runs of an engine, for any number of listeners. Lossy: who listens too slowly misses the oldest,
+/// and is told how many. What must not be missed is in the journal: see [`Engine::events`](crate::Engine::events).
+#[derive(Clone, Debug)]
+pub struct LiveFeed(broadcast::Sender<(RunInfo, Event)>);
 
-impl Observer for TracingObserver {
-    fn on_event(&self, event: &Event) {
-        match event {
-            Event::Record(entry) => tracing::info!(seq = entry.seq, "{}", entry.record),
-            Event::Notice { notice: Notice::Retrying { step, error, after }, .. } => {
-                tracing::warn!(%step, ?after, "{error}");
-            }
-            Event::Notice { notice, .. } => tracing::debug!(?notice),
-        }
+impl LiveFeed {
+    /// A feed that keeps `capacity` events for listeners that lag behind; at least one.
+    pub fn new(capacity: usize) -> Self {
+        Self(broadcast::Sender::new(capacity.max(1)))
+    }
+
+    /// Listens from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<(RunInfo, Event)> {
+        self.0.subscribe()
+    }
+}
+
+impl Observer for LiveFeed {
+    fn on_event(&self, run: &RunInfo, event: &Event) {
+        // An error only says that nobody listens.
+        let _ = self.0.send((run.clone(), event.clone()));
     }
 }

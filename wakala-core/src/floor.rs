@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::scale::allowed;
 use crate::{
     Applied, Bounds, Error, ErrorKind, Guard, GuardId, Permission, ResourceKey, Result, RunContext, SafeSide,
     Setting, SettingInfo, SettingStep, StepId, Undone, Units, Verdict, Version, Versioned,
@@ -48,6 +49,12 @@ pub trait Autoscaler: Debug + Send + Sync + 'static {
     /// What a run takes for itself when it moves the bounds.
     fn resource(&self) -> ResourceKey;
 
+    /// What a run takes for itself when it scales the target: [floors](crate::Floor) of that hold for the bounds too. As
+    /// given, the same as [`resource`](Self::resource).
+    fn target(&self) -> ResourceKey {
+        self.resource()
+    }
+
     /// What the provider must allow for reading and moving the bounds.
     fn permissions(&self) -> Vec<Permission>;
 
@@ -57,10 +64,12 @@ pub trait Autoscaler: Debug + Send + Sync + 'static {
     /// `Conflict` where several autoscalers claim the target; otherwise what the provider says.
     async fn observe(&self, cx: &RunContext) -> Result<Option<AutoscalerState>>;
 
-    /// Moves both bounds in one write, only while `if_version` holds. Idempotent.
+    /// Moves both bounds in one write, only while `if_version` holds. Idempotent. Asks
+    /// [`RunContext::permit_bounds`] before the write.
     ///
     /// # Errors
-    /// `NotFound` where there is none, `Conflict` where the version no longer holds: nothing has changed then.
+    /// `NotFound` where there is none, `Conflict` where the version no longer holds, what
+    /// [`permit`](RunContext::permit) fails with: nothing has changed then.
     async fn set_bounds(&self, cx: &RunContext, bounds: Bounds, if_version: Option<&Version>) -> Result<()>;
 
     /// Checks all that the provider would check of [`set_bounds`](Self::set_bounds), and changes nothing.
@@ -68,6 +77,19 @@ pub trait Autoscaler: Debug + Send + Sync + 'static {
     /// # Errors
     /// What the write would fail with.
     async fn rehearse(&self, cx: &RunContext, bounds: Bounds) -> Result<()>;
+}
+
+impl RunContext {
+    /// As [`permit`](Self::permit), for authors of autoscalers: fails where the run must not move the bounds of `target`,
+    /// which has that `size`, from one to another now. A lower minimum lets the size fall, and a maximum below the size
+    /// makes it fall.
+    ///
+    /// # Errors
+    /// As for [`permit`](Self::permit).
+    pub fn permit_bounds(&self, target: &ResourceKey, size: Units, from: Bounds, to: Bounds) -> Result<()> {
+        self.permit(target, from.min, to.min)?;
+        if to.max < from.max { self.permit(target, size, to.max) } else { Ok(()) }
+    }
 }
 
 /// Raises the floor of the autoscaler that owns a target, so that the target may be scaled at once and stays there.
@@ -151,10 +173,11 @@ impl Setting for RaiseFloor {
     }
 
     fn is_ours(&self, prior: &Self::Value, written: &Self::Value, current: &Self::Value) -> bool {
-        // Each bound for itself: a floor that is back already leaves the ceiling to be taken back.
+        // Each bound for itself: a floor that is back already leaves the ceiling to be taken back. What is between may
+        // be what the run's own floor left of an earlier undo; `restore` knows.
         match (prior, written, current) {
             (Some(prior), Some(written), Some(current)) => {
-                [prior.min, written.min].contains(&current.min)
+                (prior.min..=written.min).contains(&current.min)
                     && [prior.max, written.max].contains(&current.max)
             }
             _ => current == written,
@@ -182,10 +205,12 @@ impl Setting for RaiseFloor {
         &self,
         cx: &RunContext,
         prior: &Self::Value,
-        _: &Self::Value,
+        written: &Self::Value,
         current: &Versioned<Self::Value>,
     ) -> Result<Undone> {
-        let (Some(prior), Some(_)) = (prior, &current.value) else { return Ok(Undone::Nothing) };
+        let (Some(prior), Some(written), Some(_)) = (prior, written, &current.value) else {
+            return Ok(Undone::Nothing);
+        };
         let Some(state) = self.autoscaler.observe(cx).await? else {
             return Ok(Undone::NotOurs("the autoscaler is gone".to_owned()));
         };
@@ -195,18 +220,25 @@ impl Setting for RaiseFloor {
                 .on(&state.name)
                 .with_retry(crate::Retry::Safe { after: None }));
         }
-        let fits = state.size <= prior.max;
-        let bounds = if fits { *prior } else { Bounds { min: prior.min, max: state.bounds.max } };
+        let back = allowed(cx, &self.autoscaler.target(), state.bounds.min, prior.min);
+        let now = state.bounds.min;
+        if ![prior.min, written.min].contains(&now) && !back.is_left_over(now) {
+            let since = format!("somebody changed it since (min: {} -> {now})", written.min);
+            return Ok(Undone::NotOurs(since));
+        }
+        let fits = state.size <= prior.max && back.size <= prior.max;
+        let bounds = Bounds { min: back.size, max: if fits { prior.max } else { state.bounds.max } };
         if bounds != state.bounds {
             self.autoscaler.set_bounds(cx, bounds, state.version.as_ref()).await?;
         }
-        if fits {
-            return Ok(Undone::Restored);
+        let mut left = back.short.into_iter().collect::<Vec<_>>();
+        if !fits {
+            left.push(format!(
+                "the floor is back at {}; the ceiling stays {} while the size is {}, since {} would cut it at once",
+                bounds.min, bounds.max, state.size, prior.max
+            ));
         }
-        Ok(Undone::Deferred(format!(
-            "the floor is back at {}; the ceiling stays {} while the size is {}, since {} would cut it at once",
-            prior.min, state.bounds.max, state.size, prior.max
-        )))
+        Ok(if left.is_empty() { Undone::Restored } else { Undone::Deferred(left.join("; ")) })
     }
 }
 

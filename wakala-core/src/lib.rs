@@ -15,7 +15,8 @@
 //! | guard | [`Guard`] | a condition that must hold: pass, fail, no verdict, source error |
 //! | playbook | [`Playbook`] | steps, groups, soaks |
 //!
-//! [`ScaleUp`] is the setting of a target's size, [`RaiseFloor`] that of an [`Autoscaler`]'s bounds.
+//! [`ScaleUp`] is the setting of a target's size, [`RaiseFloor`] that of an [`Autoscaler`]'s bounds; [`ScaleDown`] is
+//! the step that makes a target smaller.
 //!
 //! # A tour
 //!
@@ -75,6 +76,7 @@
 //! | feature | what it adds |
 //! |---|---|
 //! | `sim` | `sim`: a simulated production in virtual time that playbooks run against |
+//! | `sqlite` | `SqliteStore`: runs in an SQLite file, that outlast the process |
 //! | `testing` | `testing`: mocks, fakes, fault wrappers, conformance checks; outside of semver |
 //!
 //! No client library, no network: providers are crates of their own.
@@ -93,12 +95,14 @@ mod notify;
 mod plan;
 mod playbook;
 mod scale;
+mod scale_down;
 mod setting;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod step;
 pub mod store;
 mod target;
+mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 
@@ -107,11 +111,11 @@ pub use clock::ManualClock;
 pub use clock::{Clock, SystemClock};
 pub use context::{Phase, RunContext};
 pub use engine::{
-    Control, Engine, Obligation, Residual, Revert, RunHandle, RunReport, Status, StepOutcome, StepReport,
-    Stop,
+    Control, Engine, Obligation, Residual, Revert, RunCondition, RunHandle, RunReport, RunSummary, Status,
+    StepOutcome, StepReport, Stop,
 };
 pub use error::{Error, ErrorKind, Result, Retry};
-pub use event::{ChannelObserver, Event, Notice, Observer, Silent, TracingObserver};
+pub use event::{ChannelObserver, Event, LiveFeed, Notice, Observer, RunInfo, Silent};
 pub use floor::{Autoscaler, AutoscalerState, RaiseFloor, TruceGuard};
 pub use guard::{Aggregate, CombinedGuard, Guard, MetricGuard, ReadyGuard, ShadowGuard, Verdict};
 pub use ids::{GuardId, ResourceKey, RunId, StepId, TargetId, Version};
@@ -126,11 +130,18 @@ pub use playbook::{
 pub use secrecy::{ExposeSecret, SecretString};
 
 pub use scale::{ScaleUp, Size};
+pub use scale_down::ScaleDown;
 pub use setting::{Convergence, Setting, SettingInfo, SettingStep, Versioned};
 pub use step::{
     Applied, Change, Effect, Observed, Permission, PlaybookStep, Reversibility, SafeSide, StepPlan, Undone,
 };
+#[cfg(feature = "sqlite")]
+pub use store::SqliteStore;
 pub use store::{EffectKnown, Entry, Failure, MemoryStore, Record, RunStore, Unwind};
+#[cfg(feature = "metrics")]
+pub use telemetry::MetricsObserver;
+pub use telemetry::TracingObserver;
+
 pub use target::{
     Bounds, Capability, Observation, Owner, ScalableTarget, ScalableTargetExt, ScaleOptions, SharedTarget,
     Units,

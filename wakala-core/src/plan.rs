@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 use crate::playbook::{Node, Part};
 use crate::{
     Clock, Effect, Error, ErrorKind, Finding, FindingLevel, Floor, Gate, Guard, GuardId, GuardLimits,
-    OnFailure, Permission, Playbook, ResourceKey, Result, SoakTiming, StepId, StepNode, StepPlan, StepPolicy,
-    Units, Urgency, Verdict, Watch,
+    OnFailure, Permission, Playbook, ResourceKey, Result, SoakTiming, StepId, StepPlan, StepPolicy, Units,
+    Urgency, Verdict, Watch,
 };
 
 /// The version of the plan's serialised form.
@@ -173,6 +173,11 @@ impl Plan {
         self.made_at
     }
 
+    /// How long it may be begun after that.
+    pub fn valid_for(&self) -> Duration {
+        self.valid_for
+    }
+
     /// The steps, in the order in which the playbook names them.
     pub fn steps(&self) -> &[PlannedStep] {
         &self.steps
@@ -267,10 +272,6 @@ impl Plan {
         if let Some(step) = built.difference(&planned).next() {
             return Some(format!("step {step} is new"));
         }
-        let policy = |node: &StepNode| self.step(&node.step.id()).map(|planned| planned.policy);
-        if let Some(node) = playbook.steps().into_iter().find(|node| policy(node) != Some(node.policy)) {
-            return Some(format!("step {} has other limits or terms", node.step.id()));
-        }
         if self.outline != Outline::of(playbook.root()) {
             return Some("its order, a soak, a gate or a guard is another".to_owned());
         }
@@ -281,7 +282,16 @@ impl Plan {
     }
 
     /// Fails where the plan must not be run under `approval`.
-    pub(crate) fn check(&self, playbook: &Playbook, approval: &Approval, clock: &dyn Clock) -> Result<()> {
+    pub(crate) fn check_approval(&self, approval: &Approval) -> Result<()> {
+        if approval.plan_hash == self.hash() {
+            return Ok(());
+        }
+        let message = "the approval is for another plan; have this one approved";
+        Err(Error::new(ErrorKind::Denied, "run", message).on(format!("plan {}", self.playbook)))
+    }
+
+    /// Fails where the plan must not be run.
+    pub(crate) fn check(&self, playbook: &Playbook, clock: &dyn Clock) -> Result<()> {
         let refuse = |kind, message: String| {
             Err(Error::new(kind, "run", message).on(format!("plan {}", self.playbook)))
         };
@@ -289,12 +299,6 @@ impl Plan {
             return refuse(
                 ErrorKind::InvalidConfig,
                 format!("made in format {}, this version reads format {FORMAT}; plan again", self.format),
-            );
-        }
-        if approval.plan_hash != self.hash() {
-            return refuse(
-                ErrorKind::Denied,
-                "the approval is for another plan; have this one approved".to_owned(),
             );
         }
         if let Some(finding) = self.refusals().next() {

@@ -1,13 +1,15 @@
 //! The setting that every scalable target gives: its size.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Applied, Convergence, Error, Observation, Owner, Result, Reversibility, RunContext, SafeSide,
-    ScaleOptions, Setting, SettingInfo, SettingStep, SharedTarget, StepId, Undone, Units, Version, Versioned,
+    Applied, Convergence, Error, Floor, Observation, Owner, Removal, ResourceKey, Result, Reversibility,
+    RunContext, SafeSide, ScaleOptions, Setting, SettingInfo, SettingStep, SharedTarget, StepId, Undone,
+    Units, Version, Versioned,
 };
 
 /// The size of a target as a setting.
@@ -27,6 +29,9 @@ pub struct ScaleUp {
 pub struct Size {
     /// The desired size.
     pub size: Units,
+    // The size that the run's first predecessor began at, where this run took over in its middle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    original: Option<Units>,
     // What it was read from; a circumstance of the size and not a part of it.
     #[serde(skip)]
     seen: Option<Observation>,
@@ -90,7 +95,9 @@ impl Setting for ScaleUp {
     }
 
     async fn read(&self, cx: &RunContext) -> Result<Versioned<Size>> {
-        self.target.observe(cx).await.map(size_of)
+        let mut read = self.target.observe(cx).await.map(size_of)?;
+        read.value.original = cx.inherited(&self.target.resource());
+        Ok(read)
     }
 
     async fn write(&self, cx: &RunContext, value: &Size, expected: Option<&Version>) -> Result<Applied> {
@@ -121,7 +128,7 @@ impl Setting for ScaleUp {
                 bounds.max
             ));
         }
-        Ok(Size { size, seen: None })
+        Ok(Size { size, original: current.original, seen: None })
     }
 
     fn tolerates(&self, _: &Size, _: &Size) -> bool {
@@ -131,6 +138,15 @@ impl Setting for ScaleUp {
 
     fn satisfies(&self, current: &Size, target: &Size) -> bool {
         current.size >= target.size
+    }
+
+    fn is_ours(&self, prior: &Size, _: &Size, current: &Size) -> bool {
+        // What is below what was written may be what a floor left of an earlier undo; `restore` knows the floor.
+        current.size > prior.size
+    }
+
+    fn baselines(&self, current: &Size) -> BTreeMap<ResourceKey, Units> {
+        BTreeMap::from([(self.target.resource(), current.original.unwrap_or(current.size))])
     }
 
     fn warnings(&self, current: &Size, desired: &Size) -> Vec<String> {
@@ -180,20 +196,52 @@ impl Setting for ScaleUp {
                 owner.name, current.value.size
             )));
         }
-        if current.value.size != written.size {
-            return Ok(Undone::NotOurs(format!(
-                "size is {}, the run wrote {}",
-                current.value.size, written.size
-            )));
+        let now = current.value.size;
+        let back = allowed(cx, &self.target.resource(), now, prior.original.unwrap_or(prior.size));
+        if now != written.size && !back.is_left_over(now) {
+            return Ok(Undone::NotOurs(format!("size is {now}, the run wrote {}", written.size)));
         }
-        self.write(cx, prior, current.version.as_ref()).await?;
-        Ok(Undone::Restored)
+        if back.size != now {
+            let size = Size { size: back.size, ..prior.clone() };
+            self.write(cx, &size, current.version.as_ref()).await?;
+        }
+        Ok(back.short.map_or(Undone::Restored, Undone::Deferred))
     }
+}
+
+/// How far a size may be taken back at once.
+pub(crate) struct Allowed {
+    pub(crate) size: Units,
+    /// Why not all the way.
+    pub(crate) short: Option<String>,
+    floor: Option<Floor>,
+}
+
+impl Allowed {
+    /// Whether `now` may be what the floor left of an earlier undo, which is still the run's.
+    pub(crate) fn is_left_over(&self, now: Units) -> bool {
+        self.floor.is_some_and(|floor| now == floor.min || floor.removal.is_some())
+    }
+}
+
+/// How far `resource` may go `from` one size back `to` another at once, within the run's floor.
+pub(crate) fn allowed(cx: &RunContext, resource: &ResourceKey, from: Units, to: Units) -> Allowed {
+    let floor = cx.floor(resource).filter(|_| to < from);
+    let Some(Floor { min, removal }) = floor else { return Allowed { size: to, short: None, floor } };
+    let lowest = to.max(min.min(from));
+    let slow = removal.filter(|removal| from.0 - lowest.0 > removal.units.0);
+    if let Some(Removal { units, per }) = slow {
+        let (size, per) = (Units(from.0 - units.0), humantime::format_duration(per));
+        let short = format!("it is back at {size} and not at {to} yet: at most {units} fewer in {per}");
+        return Allowed { size, short: Some(short), floor };
+    }
+    let short = (lowest > to).then(|| format!("it stays at its floor of {lowest}, above the {to} before"));
+    Allowed { size: lowest, short, floor }
 }
 
 fn size_of(seen: Observation) -> Versioned<Size> {
     let version = seen.version.clone();
-    Versioned::at(Size { size: seen.desired, seen: Some(seen) }, version)
+    Versioned::at(Size { size: seen.desired, original: None, seen: Some(seen) }, version)
 }
 
 fn note(seen: &Observation, size: Units) -> String {

@@ -1,5 +1,6 @@
 //! The smallest step: one piece of the world that can be read and written.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::step::drifted;
 use crate::{
     Applied, Change, Error, ErrorKind, Observed, Permission, PlaybookStep, ResourceKey, Result, Retry,
-    Reversibility, RunContext, SafeSide, StepId, StepPlan, Undone, Version,
+    Reversibility, RunContext, SafeSide, StepId, StepPlan, Undone, Units, Version,
 };
 
 /// A value with the provider's version of it.
@@ -168,6 +169,13 @@ pub trait Setting: Debug + Send + Sync + 'static {
         Vec::new()
     }
 
+    /// The size that the value stands for, for each resource whose size it is, as it was before this run and those that
+    /// it took over from: what [`RunContext::inherited`] hands on. As given: the value is no size.
+    fn baselines(&self, current: &Self::Value) -> BTreeMap<ResourceKey, Units> {
+        let _ = current;
+        BTreeMap::new()
+    }
+
     /// Asks the provider to check the write without doing it, while planning. Reads only. As given: no check.
     ///
     /// # Errors
@@ -268,7 +276,7 @@ impl<S: Setting> SettingStep<S> {
 }
 
 /// A write that lost a race with an autonomic change had certainly no effect, and the next attempt judges anew.
-fn lost_race(error: Error, version: Option<&Version>) -> Error {
+pub(crate) fn lost_race(error: Error, version: Option<&Version>) -> Error {
     if error.kind() == ErrorKind::Conflict && version.is_some() && error.retry() == Retry::Never {
         error.with_retry(Retry::Safe { after: None })
     } else {
@@ -318,6 +326,7 @@ impl<S: Setting> PlaybookStep for SettingStep<S> {
         plan.permissions = info.permissions;
         plan.expected = info.expected;
         plan.warnings = self.setting.warnings(&current.value, &desired);
+        plan.baselines = self.setting.baselines(&current.value);
         Ok(plan)
     }
 

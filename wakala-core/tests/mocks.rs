@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use wakala_core::store::{Lease, LeaseState, LeaseTerms, Release, RunHead, StoredRun, Takeover};
 use wakala_core::testing::predicate::{always, eq};
 use wakala_core::testing::{
     Answer, FakeMetrics, MockAutoscaler, MockClock, MockGuard, MockMetricsSource, MockNotifier, MockObserver,
@@ -11,9 +12,9 @@ use wakala_core::testing::{
 use wakala_core::{
     Applied, Approval, Autoscaler, AutoscalerState, Bounds, Capability, Clock, Engine, Entry, Error,
     ErrorKind, Finding, Guard, MemoryStore, MetricsSource, Notification, NotifyStep, Observation, Observed,
-    Playbook, PlaybookStep, RaiseFloor, Record, RunContext, RunHandle, RunStore, Sample, ScalableTargetExt,
-    ScaleOptions, ScaleUp, SettingInfo, SettingStep, Severity, Soak, Status, StepPlan, Undone, Unit, Units,
-    Verdict, Version, Versioned, guard, step,
+    Playbook, PlaybookStep, RaiseFloor, Record, RunContext, RunHandle, RunId, RunStore, Sample,
+    ScalableTargetExt, ScaleOptions, ScaleUp, SettingInfo, SettingStep, Severity, Soak, Status, StepPlan,
+    Undone, Unit, Units, Verdict, Version, Versioned, guard, step,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -173,7 +174,8 @@ async fn a_mocked_store_and_clock_serve_the_engine() {
     clock.expect_sleep().returning(|_| ());
     let mut store = MockRunStore::new();
     let full = || Error::new(ErrorKind::Unavailable, "create", "the disk is full");
-    store.expect_create().once().returning(move |_, _, _| Err(full()));
+    store.expect_list().once().returning(|| Ok(Vec::new()));
+    store.expect_create().once().returning(move |_| Err(full()));
     // An outage may hide that the run was made after all, so the engine looks.
     store.expect_load().once().returning(|_| Err(Error::new(ErrorKind::NotFound, "load", "no such run")));
     let alert = NotifyStep::new(
@@ -189,18 +191,21 @@ async fn a_mocked_store_and_clock_serve_the_engine() {
     assert_eq!(error.kind(), ErrorKind::Unavailable);
 
     let mut store = MockRunStore::new();
-    store.expect_claim().once().returning(|_, _| Ok(()));
-    store.expect_append().once().returning(|_, _| Ok(()));
-    store.expect_load().once().returning(|_| Ok(Vec::new()));
-    store.expect_list().once().returning(|| Ok(Vec::new()));
-    store.expect_release().once().returning(|_| Ok(()));
+    let run = RunId::from("r");
+    let head = RunHead::new(run.clone(), Vec::new(), LeaseState::Free, 1, 0, false);
+    let stored = StoredRun { head: head.clone(), lines: Vec::new() };
+    store.expect_acquire().once().returning(|_, _, _, _| Ok(Lease { epoch: 2 }));
+    store.expect_append().once().returning(|_, _, _| Ok(()));
+    store.expect_load().once().return_once(move |_| Ok(stored));
+    store.expect_list().once().return_once(move || Ok(vec![head]));
+    store.expect_release().once().returning(|_, _, _| Ok(()));
     let store: Arc<dyn RunStore> = Arc::new(store);
-    let run = "r".into();
-    store.claim(&run, &[]).await.unwrap();
-    let record = Record::StopRequested { revert: false };
-    store.append(&run, Entry::new(1, SystemTime::UNIX_EPOCH, record)).await.unwrap();
-    assert!(store.load(&run).await.unwrap().is_empty() && store.list().await.unwrap().is_empty());
-    store.release(&run).await.unwrap();
+    let terms = LeaseTerms { owner: "me".to_owned(), ttl: SECOND };
+    assert_eq!(store.acquire(&run, &[], &terms, Takeover::Lapsed).await.unwrap().epoch, 2);
+    let entry = Entry::new(1, SystemTime::UNIX_EPOCH, 2, Record::Verified { step: "s".into() });
+    store.append(&run, 2, entry.line(&run, None)).await.unwrap();
+    assert!(store.load(&run).await.unwrap().lines.is_empty() && store.list().await.unwrap().len() == 1);
+    store.release(&run, 2, Release::Closed).await.unwrap();
     assert!(MemoryStore::new().list().await.unwrap().is_empty());
 }
 

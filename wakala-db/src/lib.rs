@@ -1,6 +1,57 @@
-//! Postgres and PgBouncer for wakala.
+//! Postgres and PgBouncer for wakala, one cargo feature a subject; without one nothing of Postgres is compiled.
 //!
-//! This crate has no items yet. It will hold what the database section of the runbook becomes: metrics of
-//! Postgres and PgBouncer, pool resizing that is verified on the admin console, the shard directory, moving a
-//! tenant between databases, and the run store of a team. The crate is here so that the workspace has its final
-//! shape; nothing in it pretends to work.
+//! | feature | what |
+//! |---|---|
+//! | `run-store` | `PostgresStore`: runs recorded in Postgres, for a team |
+//!
+//! Metrics, pool resizing, the shard directory and tenant moves will come here; nothing pretends to be them now.
+//!
+//! # A tour
+//!
+//! Any host of the team records its runs in one database, sees those of the others, and can take one over when its host
+//! is gone:
+//!
+//! ```no_run
+//! # #[cfg(feature = "run-store")]
+//! # async fn run(pool: deadpool_postgres::Pool) -> wakala_core::Result<()> {
+//! use std::sync::Arc;
+//!
+//! use wakala_core::{Engine, RunStore};
+//! use wakala_db::PostgresStore;
+//!
+//! // A pool of your own, with TLS as your site has it; directly or through a PgBouncer in transaction mode.
+//! let store = PostgresStore::new(pool);
+//! // Once for each version, by whoever may create tables; the others need only `store_permissions`.
+//! store.migrate().await?;
+//!
+//! for head in store.list().await? {
+//!     println!("{}: {:?}", head.run, head.lease);
+//! }
+//! let engine = Engine::new().with_store(Arc::new(store));
+//! # drop(engine);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Who retries
+//!
+//! The engine. Below it, only what Postgres itself rolled back for the sake of another transaction (`40001`, `40P01`) is
+//! sent again, a few times. Each error says by [`Error::retry`](wakala_core::Error::retry) what may be done: where no
+//! connection was to be had nothing was sent, and a refusal of the server's has changed nothing; a connection that broke,
+//! or an answer that did not come in time, leaves the fate of a write open. Nothing here sleeps.
+
+#[cfg(feature = "run-store")]
+mod config;
+#[cfg(feature = "run-store")]
+mod error;
+#[cfg(feature = "run-store")]
+mod permissions;
+#[cfg(feature = "run-store")]
+mod store;
+
+#[cfg(feature = "run-store")]
+pub use config::SchemaName;
+#[cfg(feature = "run-store")]
+pub use permissions::{migration_permissions, sql_grants, store_permissions};
+#[cfg(feature = "run-store")]
+pub use store::PostgresStore;

@@ -214,6 +214,10 @@ impl Autoscaler for HorizontalAutoscaler {
         format!("{}/autoscaler", self.workload.key()).into()
     }
 
+    fn target(&self) -> ResourceKey {
+        self.workload.key()
+    }
+
     fn permissions(&self) -> Vec<Permission> {
         let namespace = self.workload.namespace();
         let mut permissions = find_permissions(&self.workload);
@@ -251,6 +255,11 @@ impl Autoscaler for HorizontalAutoscaler {
             }
             if found.bounds == bounds {
                 return Ok(());
+            }
+            // What was permitted counts as taken away, so that a race must not ask again.
+            if race == 1 && cx.floor(&self.target()).is_some() {
+                let size = Units(self.workload.snapshot(cx, OPERATION).await?.replicas);
+                cx.permit_bounds(&self.target(), size, found.bounds, bounds)?;
             }
             match self.patch(cx, OPERATION, &found, bounds, false).await {
                 // Lost to a note about metrics, unless the next look shows other bounds.

@@ -6,6 +6,7 @@
 //! | [`Workload`] | [`ScalableTarget`](wakala_core::ScalableTarget) | size of a Deployment or StatefulSet |
 //! | [`HorizontalAutoscaler`] | [`Autoscaler`](wakala_core::Autoscaler) | bounds of the HorizontalPodAutoscaler or KEDA ScaledObject that owns a workload |
 //! | [`TemplateEnv`] | [`Setting`](wakala_core::Setting) | environment variables, all of a run as one rollout |
+//! | [`PodMetrics`] | [`MetricsSource`](wakala_core::MetricsSource) | metrics that all ready pods of a workload show, as one value |
 //! | [`ReadyNodes`] | reader | nodes that can take pods, for a node group of another provider |
 //! | [`SchedulableCapacity`] | [`Preflight`](wakala_core::Preflight) | room for the pods to come, quotas included |
 //! | [`rbac_roles`] | function | the least roles that a plan needs |
@@ -82,6 +83,7 @@ mod error;
 mod hpa;
 mod nodes;
 mod permissions;
+mod pod_metrics;
 mod problem;
 mod snapshot;
 mod target;
@@ -96,5 +98,6 @@ pub use config::Cluster;
 pub use hpa::HorizontalAutoscaler;
 pub use nodes::ReadyNodes;
 pub use permissions::{RbacRoles, rbac_roles};
+pub use pod_metrics::{PodMetric, PodMetrics, Series};
 pub use template::{EnvValues, TemplateEnv};
 pub use workload::Workload;

@@ -105,6 +105,10 @@ impl ScalableTarget for Workload {
         {
             return Err(self.owned(OPERATION, owner, desired));
         }
+        if !options.dry_run && cx.floor(&self.key()).is_some() {
+            let now = self.snapshot(cx, OPERATION).await?;
+            cx.permit(&self.key(), Units(now.replicas), desired)?;
+        }
 
         let mut expected = options.if_version.as_ref().map(Seen::from);
         let mut race = 1;
@@ -208,7 +212,7 @@ mod tests {
     use std::time::Duration;
 
     use serde_json::Value;
-    use wakala_core::ScalableTargetExt;
+    use wakala_core::{Floor, ScalableTargetExt};
 
     use super::*;
     use crate::testing::scripted;
@@ -276,9 +280,18 @@ mod tests {
         options: ScaleOptions,
         answers: Vec<(u16, Value)>,
     ) -> (Result<Observation>, Vec<(String, Value)>) {
+        set_in(|cx| cx, options, answers).await
+    }
+
+    async fn set_in(
+        context: impl FnOnce(RunContext) -> RunContext,
+        options: ScaleOptions,
+        answers: Vec<(u16, Value)>,
+    ) -> (Result<Observation>, Vec<(String, Value)>) {
         let (cluster, served) = scripted(answers);
         let workload = Workload::deployment(&cluster, "production", "api");
-        let result = workload.set_desired(&RunContext::detached(), Units(50), options).await;
+        let cx = context(RunContext::detached());
+        let result = workload.set_desired(&cx, Units(50), options).await;
         let asked = served.await.unwrap();
         for request in &asked {
             let patch = request.line.starts_with("PATCH");
@@ -325,6 +338,22 @@ mod tests {
         let answers = vec![autoscalers(&[]), scale(50), deployment("9", 4, 50)];
         let (_, asked) = set(ScaleOptions::default(), answers).await;
         assert_eq!(asked[1].1, json!({"spec": {"replicas": 50}}));
+    }
+
+    #[tokio::test]
+    async fn a_size_below_the_floor_of_the_run_is_not_sent() {
+        let answers = vec![autoscalers(&[]), deployment("7", 3, 60)];
+        let floored =
+            |cx: RunContext, min: u32| cx.with_floor("kubernetes/production/deployments/api", Floor::at(min));
+        let (result, asked) = set_in(|cx| floored(cx, 51), ScaleOptions::default(), answers).await;
+        let error = result.unwrap_err();
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Denied, Retry::Never));
+        assert!(error.to_string().contains("below its floor of 51"), "{error}");
+        assert!(asked.iter().all(|(line, _)| line.starts_with("GET")), "{asked:?}");
+
+        let answers = vec![autoscalers(&[]), deployment("7", 3, 60), scale(50), deployment("9", 4, 50)];
+        let (result, _) = set_in(|cx| floored(cx, 50), ScaleOptions::default(), answers).await;
+        assert_eq!(result.unwrap().desired, Units(50));
     }
 
     #[tokio::test]

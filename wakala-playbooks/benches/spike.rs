@@ -14,7 +14,7 @@ use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 use wakala_aws::AwsConfig;
-use wakala_core::{Approval, Engine, Event, Observer, Record, Revert, RunHandle, Stop};
+use wakala_core::{Approval, Engine, Event, Observer, Record, Revert, RunHandle, RunInfo, Stop};
 use wakala_k8s::Cluster;
 use wakala_playbooks::rapid_scale::{KubernetesEks, RapidScale};
 use wakala_testbed::{Production, ProductionOptions, wait_until};
@@ -179,7 +179,7 @@ impl Watch {
 }
 
 impl Observer for Watch {
-    fn on_event(&self, event: &Event) {
+    fn on_event(&self, _: &RunInfo, event: &Event) {
         if let Some(Record::Verified { step }) = event.record()
             && step.as_str() == "api"
             && let Some(measured) = self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut()

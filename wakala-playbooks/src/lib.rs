@@ -2,15 +2,17 @@
 //!
 //! A playbook here is a set of parameters, with the runbook's numbers as default, and a trait that says what it needs
 //! of a production. The same playbook runs on whatever implements the trait: the simulated production (feature
-//! `sim`), a Kubernetes cluster on EKS (feature `kubernetes-eks`), a platform team's own.
+//! `sim`), a Kubernetes cluster (feature `kubernetes`), one on EKS (feature `kubernetes-eks`), a platform team's own.
 //!
 //! | playbook | runbook section |
 //! |---|---|
 //! | [`rapid_scale`] | Scaling Playbooks, 1. Traffic Spike Response |
+//! | [`gradual_scale_down`] | Scaling Playbooks, 2. Gradual Scale Down |
 //!
 //! [`notify`] has the notifiers that post to a URL (feature `webhook`), [`report`] shows a run as one HTML page
 //! (feature `report`).
 
+pub mod gradual_scale_down;
 #[cfg(feature = "webhook")]
 pub mod notify;
 pub mod rapid_scale;

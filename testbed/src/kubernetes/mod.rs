@@ -8,6 +8,7 @@ mod control_plane;
 mod flags;
 mod nodes;
 mod objects;
+mod pages;
 mod start;
 mod user;
 
@@ -18,4 +19,5 @@ pub use control_plane::ControlPlane;
 pub use flags::Server;
 pub use nodes::{NodeGroup, NodeGroups};
 pub use objects::{Workload, horizontal_pod_autoscaler, namespace, pod_disruption_budget};
+pub use pages::{Level, MetricsPage, MetricsPages, PodRequests};
 pub use user::{User, rule};

@@ -18,6 +18,10 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::pages::MetricsPage;
+
+pub(crate) const PORT_ANNOTATION: &str = "prometheus.io/port";
+
 /// A Deployment or StatefulSet of one container, selected by the label `app`.
 ///
 /// ```
@@ -99,6 +103,21 @@ impl Workload {
     #[must_use]
     pub fn with_terminate_after(self, delay: Duration) -> Self {
         self.with_annotation("testbed.wakala.dev/terminate-after", format!("{}us", delay.as_micros()))
+    }
+
+    /// The pods listen for requests for their metrics on `port` of their own addresses, at `/metrics`. They say so by
+    /// the annotation `prometheus.io/port`. What they answer is set by
+    /// [`with_metrics_page`](Self::with_metrics_page) and, while they run, by [`MetricsPages`](crate::MetricsPages).
+    #[must_use]
+    pub fn with_metrics_port(self, port: u16) -> Self {
+        self.with_annotation(PORT_ANNOTATION, port.to_string())
+    }
+
+    /// What the pods serve as metrics until told otherwise. They listen only
+    /// [with a metrics port](Self::with_metrics_port).
+    #[must_use]
+    pub fn with_metrics_page(self, page: &MetricsPage) -> Self {
+        self.with_annotation("testbed.wakala.dev/metrics", page.to_json())
     }
 
     /// An annotation of the pods.

@@ -317,8 +317,11 @@ impl PlaybookStep for NodeGroupStep {
             cx.sleep(self.group().poll).await?;
             current = self.group().idle(cx).await?.sizes;
         }
-        let taken = take_back(prior, target, current, self.wanted.shrinking);
+        let key = self.group().resource_key();
+        let too_low = cx.floor(&key).is_some_and(|floor| prior.desired < floor.min);
+        let taken = take_back(prior, target, current, self.wanted.shrinking && !too_low);
         if taken.to != current {
+            cx.permit(&key, current.desired, taken.to.desired)?;
             // Under a token of the SDK's: undo may be asked for again much later, when a token made of the request would
             // bring back the answer of the first time.
             let update = self.group().write(current, taken.to, None).await?;

@@ -100,6 +100,7 @@ impl ScalableTarget for NodeGroup {
         if sizes == seen.sizes {
             return Ok(observed);
         }
+        cx.permit(&self.resource_key(), seen.sizes.desired, sizes.desired)?;
         // Under a token of the SDK's: within one run a target may go up, down and up again, and a token made of the
         // request would then bring back the answer of the first time.
         self.write(seen.sizes, sizes, None).await?;

@@ -33,6 +33,8 @@ pub enum Control {
     },
     /// Go on after a pause.
     Resume,
+    /// Something that a later version can be asked and this one cannot: it is recorded, and nothing is done.
+    Unknown,
 }
 
 impl fmt::Display for Control {
@@ -45,6 +47,7 @@ impl fmt::Display for Control {
             Self::Pause => f.write_str("pause"),
             Self::Reject { gate } => write!(f, "reject {gate}"),
             Self::Resume => f.write_str("go on"),
+            Self::Unknown => f.write_str("do something that this version does not know"),
         }
     }
 }

@@ -1,26 +1,29 @@
-//! Walks over a playbook and does its steps: intent before effect, observe before repeating.
+//! Walks over a playbook, and keeps what must go on beside it: the lease, the mailbox, the guards of the whole run.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, join_all};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
+use tracing::Instrument as _;
 
 use super::journal::Journal;
-use super::{Engine, Revert, RunHandle, RunReport, Status, Stop};
-use crate::clock::within;
-use crate::event::Notice;
-use crate::playbook::{Node, Part};
-use crate::step::drifted;
-use crate::store::{EffectKnown, Failure, Record};
+use super::lease::LeaseKeeper;
+use super::mailbox::Decision;
+use super::{Engine, RunHandle, RunReport, Status, Stop};
+use crate::limits::Limits;
+use crate::playbook::{Gate, Node, Part};
+use crate::store::{Record, Unwind};
 use crate::{
-    Applied, Control, Error, ErrorKind, Observed, OnFailure, Phase, Plan, PlannedStep, Result, Retry,
-    RunContext, StepId, StepNode,
+    Control, Error, ErrorKind, OnFailure, Plan, PlannedStep, Playbook, Result, RunContext, StepId, StepNode,
 };
 
 /// How long one call may take before its fate counts as unknown.
 pub(super) const CALL_LIMIT: Duration = Duration::from_secs(30);
+
+/// The gate before everything else, where a plan is to be approved.
+pub(super) const PLAN_GATE: &str = "plan";
 
 /// How one part of the playbook ended. An error instead means that the journal is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,75 +33,219 @@ pub(super) enum End {
     Stopped,
 }
 
+/// Why a run stops before its end although nothing failed.
+#[derive(Clone, Debug)]
+pub(super) enum Halt {
+    /// Somebody wants all to stay as it is: also what is being taken back.
+    Abandon(String, String),
+    /// A guard of the whole run.
+    Guard(String),
+    /// Somebody asked: who, and why.
+    Stop(Stop, String, String),
+}
+
+impl Halt {
+    /// What was asked later may still go before what was asked first.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Guard(_) => 0,
+            Self::Stop(..) => 1,
+            Self::Abandon(..) => 2,
+        }
+    }
+}
+
 pub(super) struct Interpreter<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) playbook: &'a Playbook,
     pub(super) plan: &'a Plan,
     pub(super) nodes: BTreeMap<StepId, &'a StepNode>,
+    pub(super) planned: BTreeMap<StepId, &'a PlannedStep>,
     pub(super) journal: Journal<'a>,
+    pub(super) lease: LeaseKeeper,
     pub(super) run: &'a RunHandle,
     pub(super) cx: RunContext,
+    pub(super) paused: watch::Sender<bool>,
+    pub(super) decision: watch::Sender<Option<(StepId, Decision)>>,
+    /// Held by the gate that waits.
+    pub(super) at_gate: Mutex<()>,
+    /// How many soaks are going on: they ask the guards of the whole run too.
+    pub(super) soaking: watch::Sender<usize>,
+    halt: StdMutex<Option<Halt>>,
     /// Why the run did not go to its end, first reason first.
     pub(super) reasons: Mutex<Vec<String>>,
     /// What failed and is only noted.
-    notes: Mutex<Vec<String>>,
+    pub(super) notes: Mutex<Vec<String>>,
 }
 
 impl<'a> Interpreter<'a> {
     pub(super) fn new(
         engine: &'a Engine,
+        playbook: &'a Playbook,
         plan: &'a Plan,
-        nodes: BTreeMap<StepId, &'a StepNode>,
         journal: Journal<'a>,
+        lease: LeaseKeeper,
         run: &'a RunHandle,
     ) -> Self {
+        let floors = engine.floors_with(plan.floors());
+        let limits = if journal.epoch == 1 {
+            Limits::new(floors)
+        } else {
+            Limits::used_up(floors, engine.clock.monotonic())
+        };
         let cx = RunContext::new(run.id().clone(), Arc::clone(&engine.clock))
+            .of_playbook(plan.playbook())
             .with_observer(Arc::clone(&engine.observer))
-            .with_cancellation(run.cancellation().clone());
-        Self { plan, nodes, journal, run, cx, reasons: Mutex::default(), notes: Mutex::default() }
+            .with_limits(limits)
+            .with_cancellation(run.cancellation().child_token());
+        journal.trips(cx.cancellation().clone());
+        Self {
+            engine,
+            playbook,
+            plan,
+            nodes: playbook.steps().into_iter().map(|node| (node.step.id(), node)).collect(),
+            planned: plan.steps().iter().map(|planned| (planned.step.id.clone(), planned)).collect(),
+            journal,
+            lease,
+            run,
+            cx,
+            paused: watch::Sender::new(false),
+            decision: watch::Sender::new(None),
+            at_gate: Mutex::default(),
+            soaking: watch::Sender::new(0),
+            halt: StdMutex::default(),
+            reasons: Mutex::default(),
+            notes: Mutex::default(),
+        }
     }
 
-    pub(super) async fn run(self, root: &Part) -> RunReport {
-        let end = match self.part(root).await {
-            Ok(end) => self.conclude(end).await,
-            Err(error) => Err(error),
+    /// Goes from where the journal is to the end.
+    pub(super) async fn run(self) -> RunReport {
+        let span = tracing::info_span!(
+            "wakala.run",
+            wakala.run.id = %self.run.id(),
+            wakala.playbook = self.plan.playbook(),
+            wakala.run.epoch = self.journal.epoch
+        );
+        let work = async {
+            let end = self.attended(self.forward(), true).await;
+            self.report(end).await
         };
-        self.report(end).await
+        work.instrument(span).await
     }
 
-    pub(super) async fn revert(self, scope: Revert) -> RunReport {
+    /// Takes back what is in scope.
+    pub(super) async fn revert(self, scope: Unwind) -> RunReport {
         let why = match scope {
-            Revert::Everything => "everything is taken back, as asked",
-            Revert::Temporary => "what was temporary is taken back, as asked",
+            Unwind::Temporary => "what was temporary is taken back, as asked",
+            _ => "everything is taken back, as asked",
         };
-        let end =
-            self.take_back(|policy| scope == Revert::Everything || policy.temporary.is_some(), why).await;
-        self.report(end).await
+        let by = if self.run.who().is_empty() { String::new() } else { format!(" by {}", self.run.who()) };
+        let span = tracing::info_span!(
+            "wakala.revert",
+            wakala.run.id = %self.run.id(),
+            wakala.playbook = self.plan.playbook(),
+            wakala.run.epoch = self.journal.epoch
+        );
+        let work = async {
+            let end = self.attended(self.take_back(scope, &format!("{why}{by}")), false).await;
+            self.report(end).await
+        };
+        work.instrument(span).await
+    }
+
+    /// Does `work` while the lease is kept, the mailbox read and the guards of the whole run asked.
+    async fn attended<T>(&self, work: impl Future<Output = T>, guarded: bool) -> T {
+        let beside = async {
+            let guards =
+                async { if guarded { self.watch_over().await } else { std::future::pending().await } };
+            futures::join!(self.keep_lease(), self.attend(), guards);
+        };
+        tokio::select! {
+            biased;
+            done = work => done,
+            () = beside => unreachable!("what goes on beside a run has no end of its own"),
+        }
+    }
+
+    async fn forward(&self) -> Result<(Status, String)> {
+        let (stop, abandoned_by, paused) =
+            self.journal.read(|state| (state.stop, state.abandoned.clone(), state.paused)).await;
+        let (unwinding, approved) =
+            self.journal.read(|state| (state.unwinding.clone(), state.approval.is_some())).await;
+        // What an earlier process was asked, or had begun to take back, is still to be done.
+        if let Some((by, reason)) = abandoned_by {
+            return Ok(abandoned(&by, &reason));
+        }
+        if let Some((scope, why)) = unwinding {
+            return self.take_back(scope, &why).await;
+        }
+        if let Some(stop) = stop {
+            self.halt(Halt::Stop(stop, String::new(), "as was asked before".to_owned()));
+        }
+        self.paused.send_replace(paused);
+        if !approved {
+            match self.wait_at(&self.plan_gate()).await? {
+                Some(decision) if decision.approved => {}
+                Some(Decision { by, reason, .. }) => {
+                    let who = if by.is_empty() { String::new() } else { format!(" by {by}") };
+                    return Ok((
+                        Status::Stopped,
+                        format!("the plan was not approved{who}: {reason}; nothing was done"),
+                    ));
+                }
+                None => return self.conclude(End::Stopped).await,
+            }
+        }
+        let end = self.part(self.playbook.root()).await?;
+        self.conclude(end).await
     }
 
     /// What follows from how the steps ended.
     async fn conclude(&self, end: End) -> Result<(Status, String)> {
+        self.journal.check()?;
         let why = self.reasons.lock().await.join("; ");
-        match (end, self.run.stop_requested()) {
+        match (end, self.halted()) {
             (End::Done, _) => Ok((Status::Succeeded, self.praise().await)),
+            (_, Some(Halt::Abandon(by, reason))) => Ok(abandoned(&by, &reason)),
             // What a person asks for comes before what the playbook says, also where a step failed meanwhile.
-            (End::Stopped | End::Failed, Some(stop)) => {
-                let revert = stop == Stop::TakeBack;
-                let control = if revert { Control::CancelRevert } else { Control::CancelKeep };
-                let (by, reason) = (String::new(), String::new());
-                self.journal.write(Record::Controlled { number: None, control, by, reason }).await?;
+            (_, Some(Halt::Stop(stop, by, reason))) => {
+                if self.journal.read(|state| state.stop.is_none()).await {
+                    let control =
+                        if stop == Stop::TakeBack { Control::CancelRevert } else { Control::CancelKeep };
+                    let (number, by, reason) = (None, by.clone(), reason.clone());
+                    self.journal.write(Record::Controlled { number, control, by, reason }).await?;
+                }
+                let who = if by.is_empty() { String::new() } else { format!(" by {by}") };
                 let (kept, why) = match end {
-                    End::Failed => (Status::Held, format!("{why}; stopped as asked")),
-                    _ => (Status::Stopped, "stopped as asked".to_owned()),
+                    End::Failed => (Status::Held, format!("{why}; stopped as asked{who}")),
+                    _ => (Status::Stopped, format!("stopped as asked{who}")),
                 };
-                if revert {
-                    self.take_back(|_| true, &format!("{why}, and taken back")).await
-                } else {
-                    Ok((kept, format!("{why}; what was done is kept")))
+                match stop {
+                    Stop::TakeBack => {
+                        self.take_back(Unwind::Everything, &format!("{why}, and taken back")).await
+                    }
+                    Stop::Keep => Ok((kept, format!("{why}; what was done is kept"))),
                 }
             }
-            (End::Failed, None) if self.plan.on_failure() == OnFailure::TakeBack => {
-                self.take_back(|_| true, &format!("{why}; taken back")).await
+            (_, Some(Halt::Guard(guard))) => {
+                let why = if why.is_empty() { guard } else { format!("{why}; {guard}") };
+                self.on_failure(&why).await
             }
-            (End::Stopped | End::Failed, None) => Ok((Status::Held, format!("{why}; what was done is kept"))),
+            (End::Stopped | End::Failed, None) => self.on_failure(&why).await,
+        }
+    }
+
+    async fn on_failure(&self, why: &str) -> Result<(Status, String)> {
+        match self.plan.on_failure() {
+            OnFailure::KeepAndHold => Ok((Status::Held, format!("{why}; what was done is kept"))),
+            OnFailure::TakeBack => self.take_back(Unwind::Everything, &format!("{why}; taken back")).await,
+            OnFailure::BackToHealthy => {
+                let healthy = self.journal.read(|state| state.healthy.is_some()).await;
+                let place = if healthy { "where the last soak had passed" } else { "where it began" };
+                self.take_back(Unwind::SinceHealthy, &format!("{why}; back to {place}, and stopped there"))
+                    .await
+            }
         }
     }
 
@@ -110,16 +257,19 @@ impl<'a> Interpreter<'a> {
         format!("every other step is in force and every soak passed; {}, as is only noted", notes.join("; "))
     }
 
-    async fn report(self, end: Result<(Status, String)>) -> RunReport {
+    async fn report(&self, end: Result<(Status, String)>) -> RunReport {
         let (status, reason) = end.unwrap_or_else(|error| (Status::Held, error.chain()));
         let written = self.journal.end(status, reason.clone()).await;
         let entries = self.journal.entries().await;
-        let state = self.journal.state().await.expect("a journal keeps its first entry");
-        let mut report = RunReport::of(self.run.id(), &state, entries);
+        let mut report = self.journal.read(|state| RunReport::of(self.run.id(), state, entries)).await;
         if let Err(error) = written {
             // The journal lacks its end, so the report cannot take it from there.
-            report.status = Status::Held;
-            report.reason = format!("{reason}; {}", error.chain());
+            if self.journal.is_fenced() {
+                (report.status, report.reason) = (Status::Superseded, error.chain());
+            } else {
+                report.status = Status::Held;
+                report.reason = format!("{reason}; {}", error.chain());
+            }
         }
         report
     }
@@ -129,7 +279,7 @@ impl<'a> Interpreter<'a> {
             match &part.0 {
                 Node::Step(node) => self.step(node).await,
                 Node::Soak(soak) => self.soak(soak).await,
-                Node::Gate(_) => unreachable!(),
+                Node::Gate(gate) => self.gate(gate).await,
                 Node::Sequence(parts) => {
                     for part in parts {
                         match self.part(part).await? {
@@ -155,271 +305,55 @@ impl<'a> Interpreter<'a> {
         })
     }
 
-    async fn step(&self, node: &StepNode) -> Result<End> {
-        let id = node.step.id();
-        let Some(planned) = self.plan.step(&id) else {
-            return Err(Error::invalid("run", "the plan lacks this step; plan again").on(id));
+    async fn gate(&self, gate: &Gate) -> Result<End> {
+        if self.journal.read(|state| state.gates.get(&gate.id) == Some(&true)).await {
+            return Ok(End::Done);
+        }
+        let Some(Decision { approved, by, reason }) = self.wait_at(gate).await? else {
+            return Ok(End::Stopped);
         };
-        let mut work = StepRun {
-            interpreter: self,
-            node,
-            planned,
-            cx: self.cx.for_step(&id, Phase::Apply, 1).with_deadline(planned.limit()),
-            effect: EffectKnown::None,
+        if approved {
+            return Ok(End::Done);
+        }
+        let who = if by.is_empty() { String::new() } else { format!(" by {by}") };
+        self.reasons.lock().await.push(format!("gate {} was not passed{who} ({reason})", gate.id));
+        Ok(End::Failed)
+    }
+
+    /// Stops the run where it is.
+    pub(super) fn halt(&self, halt: Halt) {
+        let mut kept = self.halt.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.as_ref().is_none_or(|kept| kept.rank() < halt.rank()) {
+            *kept = Some(halt);
+        }
+        self.cx.cancellation().cancel();
+    }
+
+    /// Why the run is to stop, where it is.
+    pub(super) fn halted(&self) -> Option<Halt> {
+        let asked = || {
+            let stop = self.run.stop_requested()?;
+            Some(Halt::Stop(stop, self.run.who().to_owned(), String::new()))
         };
-        match work.run().await {
-            Ok(()) => {
-                self.journal.write(Record::Verified { step: id }).await?;
-                Ok(End::Done)
-            }
-            Err(Early::Journal(error)) => Err(error),
-            Err(Early::Stopped) => Ok(End::Stopped),
-            Err(Early::Failed(error)) => {
-                let (effect, failure) = (work.effect, Failure::from(&error));
-                self.journal.write(Record::Failed { step: id.clone(), effect, failure }).await?;
-                if planned.policy.best_effort {
-                    self.notes.lock().await.push(format!("step {id} failed ({})", error.chain()));
-                    return Ok(End::Done);
-                }
-                self.reasons.lock().await.push(format!("step {id} failed ({})", error.chain()));
-                Ok(End::Failed)
-            }
+        let kept = self.halt.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let lost = || Some(Halt::Guard(self.journal.check().err()?.chain()));
+        kept.or_else(asked).or_else(lost)
+    }
+
+    /// Returns once nothing more is in the way of an effect; `false` where the run halts instead.
+    pub(super) async fn wait_while_paused(&self) -> bool {
+        let mut paused = self.paused.subscribe();
+        tokio::select! {
+            biased;
+            () = self.cx.cancellation().cancelled() => false,
+            _ = paused.wait_for(|paused| !paused) => self.halted().is_none(),
         }
     }
 }
 
-/// Why a step did not get to its end.
-enum Early {
-    Failed(Error),
-    Journal(Error),
-    Stopped,
-}
-
-/// One step on its way.
-struct StepRun<'s> {
-    interpreter: &'s Interpreter<'s>,
-    node: &'s StepNode,
-    planned: &'s PlannedStep,
-    cx: RunContext,
-    /// What is known about the effect so far: what a failure from here on leaves behind.
-    effect: EffectKnown,
-}
-
-impl StepRun<'_> {
-    async fn run(&mut self) -> Result<(), Early> {
-        let attempts = self.planned.policy.attempts;
-        for attempt in 1..=attempts {
-            self.cx = self.cx.clone().with_attempt(attempt);
-            match self.look().await? {
-                Observed::AtTarget => return self.adopt().await,
-                Observed::InProgress(_) => {
-                    self.adopt().await?;
-                    return self.settle().await;
-                }
-                Observed::AtPrior if self.planned.step.is_no_change() => return Ok(()),
-                Observed::AtPrior | Observed::Moved(_) => {}
-                Observed::Drifted(changes) => {
-                    return Err(Early::Failed(drifted("observe", self.cx.step(), &changes)));
-                }
-                Observed::CannotTell(why) => return Err(Early::Failed(self.cannot_tell(&why))),
-            }
-            let Err(error) = self.apply(attempt).await? else {
-                return self.settle().await;
-            };
-            if self.is_stop(&error) {
-                return Err(Early::Stopped);
-            }
-            let hint = match error.retry() {
-                // This call had no effect; an earlier one may have had.
-                Retry::Never | Retry::Exhausted if self.effect == EffectKnown::Unknown => {
-                    return self.last_look(error).await;
-                }
-                Retry::Never | Retry::Exhausted => return Err(Early::Failed(error)),
-                Retry::Safe { after } => after,
-                Retry::ObserveFirst => {
-                    self.effect = EffectKnown::Unknown;
-                    None
-                }
-            };
-            if attempt == attempts {
-                return self.last_look(error).await;
-            }
-            let pause = hint.unwrap_or_else(|| backoff(attempt));
-            self.cx.notice(Notice::Retrying {
-                step: self.cx.step().clone(),
-                error: error.chain(),
-                after: pause,
-            });
-            if let Err(end) = self.cx.sleep(pause).await {
-                return if self.is_stop(&end) { Err(Early::Stopped) } else { self.last_look(error).await };
-            }
-        }
-        unreachable!("a step has at least one attempt, and each of them returns or goes on to the next")
-    }
-
-    /// Makes the effect, its intent recorded first. Not cut short by a stop request: a call that was begun is seen to
-    /// its end, or to the limit of its time.
-    async fn apply(&mut self, attempt: u32) -> Result<Result<()>, Early> {
-        if self.interpreter.run.stop_requested().is_some() {
-            return Err(Early::Stopped);
-        }
-        let id = self.cx.step().clone();
-        self.write(Record::Intent { step: id.clone(), attempt }).await?;
-        let limit = self.cx.time_left().map_or(CALL_LIMIT, |left| left.min(CALL_LIMIT));
-        let call = self.node.step.apply(&self.cx, &self.planned.step);
-        let answer = within(&**self.cx.clock(), limit, call)
-            .await
-            .unwrap_or_else(|| Err(no_answer("apply", limit).on(&id)));
-        match answer {
-            Ok(applied) => {
-                if applied == Applied::NoChange && self.effect == EffectKnown::Unknown {
-                    // The earlier call whose fate was unknown did it, and it shows only now.
-                    self.adopt().await?;
-                    return Ok(Ok(()));
-                }
-                if applied != Applied::NoChange {
-                    self.effect = EffectKnown::Some;
-                }
-                if let Applied::Started(handle) = &applied {
-                    self.cx = self.cx.clone().with_handle(Some(handle.as_str().into()));
-                }
-                self.write(Record::Applied { step: id, applied }).await?;
-                Ok(Ok(()))
-            }
-            Err(error) => Ok(Err(error)),
-        }
-    }
-
-    /// Waits until the effect is in force.
-    async fn settle(&mut self) -> Result<(), Early> {
-        for failures in 1.. {
-            let error = match self.cx.until(self.node.step.settle(&self.cx, &self.planned.step)).await {
-                Ok(Ok(observed)) => return self.judge_settled(observed),
-                Ok(Err(error)) => error,
-                Err(end) => end,
-            };
-            match (error.kind(), error.retry()) {
-                _ if self.is_stop(&error) => return Err(Early::Stopped),
-                (ErrorKind::DeadlineExceeded, _) if self.cx.time_left() == Some(Duration::ZERO) => {
-                    return self.last_look(error).await;
-                }
-                (_, Retry::Never | Retry::Exhausted) => {
-                    // An operation that the provider gave up may have been rolled back by it.
-                    let look = self.node.step.observe(&self.cx, &self.planned.step);
-                    if let Some(Ok(Observed::AtPrior)) = within(&**self.cx.clock(), CALL_LIMIT, look).await {
-                        self.effect = EffectKnown::None;
-                    }
-                    return Err(Early::Failed(error));
-                }
-                // Reading is always safe to repeat.
-                (_, _) => match self.pause(failures, error).await {
-                    Err(Early::Failed(error)) => return self.last_look(error).await,
-                    other => other?,
-                },
-            }
-        }
-        unreachable!("the step's deadline ends the loop")
-    }
-
-    fn judge_settled(&mut self, observed: Observed) -> Result<(), Early> {
-        let id = self.cx.step();
-        Err(Early::Failed(match observed {
-            Observed::AtTarget => return Ok(()),
-            Observed::AtPrior if self.planned.step.is_no_change() => return Ok(()),
-            Observed::AtPrior | Observed::Moved(_) => {
-                self.effect = EffectKnown::None;
-                let message =
-                    "it was accepted, and then somebody put the prior state back; find out who owns it";
-                Error::new(ErrorKind::Conflict, "settle", message).on(id)
-            }
-            Observed::Drifted(changes) => drifted("settle", id, &changes),
-            Observed::InProgress(note) => {
-                Error::new(ErrorKind::DeadlineExceeded, "settle", format!("not in force yet: {note}")).on(id)
-            }
-            Observed::CannotTell(why) => self.cannot_tell(&why),
-        }))
-    }
-
-    /// Where the world stands, asked until it answers or the step's time is over.
-    async fn look(&self) -> Result<Observed, Early> {
-        for failures in 1.. {
-            let look = self.node.step.observe(&self.cx, &self.planned.step);
-            // A connection that died without a word must not cost the step all of its time.
-            let error = match self.cx.until(within(&**self.cx.clock(), CALL_LIMIT, look)).await {
-                Ok(Some(Ok(observed))) => return Ok(observed),
-                Ok(Some(Err(error))) => error,
-                Ok(None) => no_answer("observe", CALL_LIMIT).on(self.cx.step()),
-                Err(end) => end,
-            };
-            match (error.kind(), error.retry()) {
-                _ if self.is_stop(&error) => return Err(Early::Stopped),
-                (ErrorKind::DeadlineExceeded, _) if self.cx.time_left() == Some(Duration::ZERO) => {
-                    return Err(Early::Failed(error));
-                }
-                (_, Retry::Never | Retry::Exhausted) => return Err(Early::Failed(error)),
-                (_, _) => self.pause(failures, error).await?,
-            }
-        }
-        unreachable!("the step's deadline ends the loop")
-    }
-
-    /// One more look after the time is over, so that the report says where the world stands and not only that time
-    /// is over.
-    async fn last_look(&mut self, error: Error) -> Result<(), Early> {
-        let id = self.cx.step().clone();
-        let cx = self.interpreter.cx.for_step(&id, Phase::Apply, self.cx.attempt());
-        let cx = cx.with_handle(self.cx.handle().map(Into::into));
-        let look = self.node.step.observe(&cx, &self.planned.step);
-        let message = match within(&**self.cx.clock(), CALL_LIMIT, look).await {
-            Some(Ok(Observed::AtTarget)) => return self.adopt().await,
-            Some(Ok(Observed::InProgress(note))) => {
-                self.effect = EffectKnown::Some;
-                let limit = humantime::format_duration(self.planned.limit());
-                format!("not in force after {limit}: {note}")
-            }
-            Some(Ok(Observed::AtPrior | Observed::Moved(_))) => {
-                self.effect = EffectKnown::None;
-                format!("gave up, nothing has changed: {}", error.chain())
-            }
-            Some(Ok(Observed::Drifted(changes))) => {
-                return Err(Early::Failed(drifted("observe", &id, &changes)));
-            }
-            Some(Ok(Observed::CannotTell(why))) => format!("gave up, {why}: {}", error.chain()),
-            Some(Err(look)) => {
-                format!("gave up, and where it stands cannot be read ({}): {}", look.chain(), error.chain())
-            }
-            None => format!("gave up, and the provider does not say where it stands: {}", error.chain()),
-        };
-        Err(Early::Failed(Error::new(error.kind(), "apply", message).on(id).with_source(error)))
-    }
-
-    async fn adopt(&self) -> Result<(), Early> {
-        self.write(Record::Adopted { step: self.cx.step().clone() }).await
-    }
-
-    async fn pause(&self, failures: u32, error: Error) -> Result<(), Early> {
-        let after = backoff(failures);
-        self.cx.notice(Notice::Retrying { step: self.cx.step().clone(), error: error.chain(), after });
-        match self.cx.sleep(after).await {
-            Ok(()) => Ok(()),
-            Err(end) if self.is_stop(&end) => Err(Early::Stopped),
-            Err(_) => Err(Early::Failed(error)),
-        }
-    }
-
-    /// Whether a call ended because somebody asked the run to stop, and not because of a cancellation of its own.
-    fn is_stop(&self, error: &Error) -> bool {
-        error.kind() == ErrorKind::Cancelled && self.interpreter.run.stop_requested().is_some()
-    }
-
-    fn cannot_tell(&self, why: &str) -> Error {
-        Error::new(ErrorKind::Unexpected, "observe", format!("cannot tell where it stands: {why}"))
-            .on(self.cx.step())
-    }
-
-    async fn write(&self, record: Record) -> Result<(), Early> {
-        self.interpreter.journal.write(record).await.map_err(Early::Journal)
-    }
+/// How an abandoned run ends.
+pub(super) fn abandoned(by: &str, reason: &str) -> (Status, String) {
+    (Status::Abandoned, format!("abandoned by {by} ({reason}); everything is left as it is"))
 }
 
 /// The error for a call that was given up: it may yet take effect.

@@ -1,15 +1,16 @@
-//! The run's journal and the state that follows from it.
+//! Writes a run's journal under its lease.
 
-use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
 
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use super::interpreter::backoff;
+use super::state::RunState;
 use super::{Engine, Status};
-use crate::store::{EffectKnown, Entry, Failure, Record};
-use crate::{Applied, Error, ErrorKind, Event, Plan, Result, Retry, RunId, StepId, StepPolicy, Undone};
+use crate::store::{Entry, Journal as Stored, Record};
+use crate::{Error, ErrorKind, Event, Result, Retry, RunId, RunInfo};
 
 /// How often writing the run's end is tried.
 const END_ATTEMPTS: u32 = 3;
@@ -18,44 +19,72 @@ const END_ATTEMPTS: u32 = 3;
 #[derive(Debug)]
 pub(super) struct Journal<'a> {
     engine: &'a Engine,
-    run: RunId,
-    epoch: u64,
+    pub(super) run: RunId,
+    info: RunInfo,
+    pub(super) epoch: u64,
     written: Mutex<Written>,
     /// Set once the store has failed: steps side by side must not go on where one of them found that out.
     broken: AtomicBool,
+    /// Set once somebody else writes the journal.
+    fenced: AtomicBool,
+    /// Cancelled with either, so that nothing waits for what cannot come any more.
+    trip: OnceLock<CancellationToken>,
 }
 
 #[derive(Debug)]
 struct Written {
     entries: Vec<Entry>,
     tip: Option<String>,
+    state: RunState,
+    /// What was written last, where neither the write nor a look afterwards could tell whether it is there.
+    doubt: Option<(Entry, String)>,
 }
 
 impl<'a> Journal<'a> {
-    /// Goes on with a journal under a lease.
-    pub(super) fn new(
-        engine: &'a Engine,
-        run: &RunId,
-        epoch: u64,
-        entries: Vec<Entry>,
-        tip: Option<String>,
-    ) -> Self {
+    /// Goes on with what is in the store, under the lease of `epoch`.
+    pub(super) fn new(engine: &'a Engine, run: &RunId, epoch: u64, stored: Stored) -> Result<Self> {
+        let Stored { entries, tip, .. } = stored;
+        let state = RunState::of(run, &entries)?;
+        let info = RunInfo { id: run.clone(), playbook: state.plan().playbook().to_owned() };
         // A new run's first entry is written by the store itself, so it is told of here.
         if let [only] = entries.as_slice() {
-            engine.observer.on_event(&Event::Record(only.clone()));
+            engine.observer.on_event(&info, &Event::Record(only.clone()));
         }
-        let written = Mutex::new(Written { entries, tip });
-        Self { engine, run: run.clone(), epoch, written, broken: AtomicBool::new(false) }
+        Ok(Self {
+            engine,
+            run: run.clone(),
+            info,
+            epoch,
+            written: Mutex::new(Written { entries, tip, state, doubt: None }),
+            broken: AtomicBool::new(false),
+            fenced: AtomicBool::new(false),
+            trip: OnceLock::new(),
+        })
+    }
+
+    /// Cancels `trip` once nothing more can be written.
+    pub(super) fn trips(&self, trip: CancellationToken) {
+        self.trip.get_or_init(|| trip);
     }
 
     /// Writes one record. After an error nothing more may be done to the world, and nothing but the run's
     /// [end](Self::end) is written.
     pub(super) async fn write(&self, record: Record) -> Result<()> {
+        self.write_if(record, |_| true).await.map(drop)
+    }
+
+    /// Writes one record, unless what is written so far forbids it: asked and written in one go.
+    pub(super) async fn write_if(
+        &self,
+        record: Record,
+        allowed: impl FnOnce(&RunState) -> bool,
+    ) -> Result<bool> {
         let mut written = self.written.lock().await;
-        if self.broken.load(Ordering::Relaxed) {
-            return Err(self.lost().with_retry(Retry::Never));
+        self.check()?;
+        if !allowed(&written.state) {
+            return Ok(false);
         }
-        self.append(&mut written, record).await
+        self.append(&mut written, record).await.map(|()| true)
     }
 
     /// Writes how the run ended, also where an earlier record could not be written, and tries for a while: the store
@@ -63,12 +92,14 @@ impl<'a> Journal<'a> {
     pub(super) async fn end(&self, status: Status, reason: String) -> Result<()> {
         let mut written = self.written.lock().await;
         for attempt in 1.. {
-            let Err(error) =
-                self.append(&mut written, Record::Ended { status, reason: reason.clone() }).await
-            else {
+            let record = Record::Ended { status, reason: reason.clone() };
+            let Err(error) = self.append(&mut written, record).await else {
                 return Ok(());
             };
-            if attempt == END_ATTEMPTS || matches!(error.retry(), Retry::Never | Retry::Exhausted) {
+            if attempt == END_ATTEMPTS
+                || self.is_fenced()
+                || matches!(error.retry(), Retry::Never | Retry::Exhausted)
+            {
                 return Err(error);
             }
             self.engine.clock.sleep(backoff(attempt)).await;
@@ -77,20 +108,88 @@ impl<'a> Journal<'a> {
     }
 
     async fn append(&self, written: &mut Written, record: Record) -> Result<()> {
+        if self.is_fenced() {
+            return Err(self.taken_over());
+        }
+        self.settle_doubt(written).await?;
         let entry = Entry::new(written.entries.len() as u64, self.engine.clock.now(), self.epoch, record);
         let line = entry.line(&self.run, written.tip.as_deref());
         let hash = line.hash.clone();
         let append = self.engine.store.append(&self.run, self.epoch, line);
-        if let Err(error) = self.engine.ask_store("append", &self.run, append).await
-            && !self.engine.is_kept(&self.run, &hash, &error).await
-        {
-            self.broken.store(true, Ordering::Relaxed);
-            return Err(self.lost().with_retry(error.retry()).with_source(error));
+        if let Err(error) = self.engine.ask_store("append", Some(&self.run), append).await {
+            // A lost answer is looked into, as those of steps are.
+            let unknown = error.retry() == Retry::ObserveFirst;
+            let kept = if unknown { self.engine.last_line_is(&self.run, &hash).await } else { Ok(false) };
+            match kept {
+                Ok(true) => {}
+                Ok(false) if error.kind() == ErrorKind::Conflict => {
+                    self.fence();
+                    return Err(self.taken_over().with_source(error));
+                }
+                kept => {
+                    written.doubt = kept.is_err().then_some((entry, hash));
+                    self.broken.store(true, Ordering::Relaxed);
+                    self.trip();
+                    return Err(self.lost().with_retry(error.retry()).with_source(error));
+                }
+            }
         }
-        self.engine.observer.on_event(&Event::Record(entry.clone()));
+        self.keep(written, entry, hash);
+        Ok(())
+    }
+
+    /// Finds out what became of a line of unknown fate, before another is written in its place.
+    async fn settle_doubt(&self, written: &mut Written) -> Result<()> {
+        let Some((_, hash)) = &written.doubt else { return Ok(()) };
+        let kept = self
+            .engine
+            .last_line_is(&self.run, hash)
+            .await
+            .map_err(|error| self.lost().with_retry(error.retry()).with_source(error))?;
+        if let Some((entry, hash)) = written.doubt.take().filter(|_| kept) {
+            self.keep(written, entry, hash);
+        }
+        Ok(())
+    }
+
+    fn keep(&self, written: &mut Written, entry: Entry, hash: String) {
+        self.engine.observer.on_event(&self.info, &Event::Record(entry.clone()));
+        written.state.apply(&entry);
         written.entries.push(entry);
         written.tip = Some(hash);
+    }
+
+    /// Somebody else drives the run: nothing more is written or done here.
+    pub(super) fn fence(&self) {
+        self.fenced.store(true, Ordering::Relaxed);
+        self.broken.store(true, Ordering::Relaxed);
+        self.trip();
+    }
+
+    fn trip(&self) {
+        if let Some(trip) = self.trip.get() {
+            trip.cancel();
+        }
+    }
+
+    /// Fails where nothing more can be written.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.is_fenced() {
+            return Err(self.taken_over());
+        }
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(self.lost().with_retry(Retry::Never));
+        }
         Ok(())
+    }
+
+    pub(super) fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn taken_over(&self) -> Error {
+        let message = "somebody else drives the run by now, so nothing more is done here";
+        Error::new(ErrorKind::Conflict, "journal", message).on(format!("run {}", self.run))
     }
 
     fn lost(&self) -> Error {
@@ -102,139 +201,8 @@ impl<'a> Journal<'a> {
         self.written.lock().await.entries.clone()
     }
 
-    pub(super) async fn state(&self) -> Result<RunState> {
-        RunState::of(&self.written.lock().await.entries)
-    }
-}
-
-/// What a journal says about one step.
-#[derive(Clone, Debug, Default)]
-pub(super) struct StepState {
-    /// Place of the first intent: the order in which effects were begun.
-    pub(super) begun: Option<u64>,
-    pub(super) applied: Option<Applied>,
-    pub(super) adopted: bool,
-    pub(super) verified: bool,
-    pub(super) skipped: Option<String>,
-    pub(super) failed: Option<(EffectKnown, Failure)>,
-    pub(super) undone: Option<Undone>,
-    pub(super) undo_failed: Option<Failure>,
-    /// Whether an undo was begun whose end is not in the journal.
-    pub(super) undoing: bool,
-    pub(super) first_at: Option<SystemTime>,
-    pub(super) last_at: Option<SystemTime>,
-}
-
-impl StepState {
-    /// Whether something that the run did, or may have done, is still there.
-    pub(super) fn has_effect(&self) -> bool {
-        let none =
-            matches!(self.failed, Some((EffectKnown::None, _))) || self.applied == Some(Applied::NoChange);
-        let gone = matches!(self.undone, Some(Undone::Restored | Undone::Nothing | Undone::NotOurs(_)));
-        self.begun.is_some() && !none && !gone
-    }
-}
-
-/// What a journal says about a run.
-#[derive(Clone, Debug)]
-pub(super) struct RunState {
-    plan: Plan,
-    steps: BTreeMap<StepId, StepState>,
-    ended: Option<(Status, String)>,
-    started_at: SystemTime,
-    ended_at: SystemTime,
-}
-
-impl RunState {
-    pub(super) fn of(entries: &[Entry]) -> Result<Self> {
-        let Some(Entry { record: Record::Created { plan, .. }, at, .. }) = entries.first() else {
-            return Err(Error::new(ErrorKind::Unexpected, "load", "the journal does not begin with a plan"));
-        };
-        let plan = (**plan).clone();
-        let mut state = Self { plan, steps: BTreeMap::new(), ended: None, started_at: *at, ended_at: *at };
-        for entry in &entries[1..] {
-            state.apply(entry);
-        }
-        Ok(state)
-    }
-
-    fn apply(&mut self, entry: &Entry) {
-        self.ended_at = entry.at;
-        // Whatever is written after the end is a new pass over the run.
-        self.ended = None;
-        let Self { steps, ended, .. } = self;
-        let mut at = |step: &StepId, change: &dyn Fn(&mut StepState)| {
-            let state = steps.entry(step.clone()).or_default();
-            // Taking back may come hours later: a step's time is that of doing it.
-            let back = matches!(
-                entry.record,
-                Record::UndoIntent { .. } | Record::Undone { .. } | Record::UndoFailed { .. }
-            );
-            if !back {
-                state.first_at.get_or_insert(entry.at);
-                state.last_at = Some(entry.at);
-            }
-            change(state);
-        };
-        match &entry.record {
-            Record::Intent { step, .. } => at(step, &|state| {
-                state.begun.get_or_insert(entry.seq);
-            }),
-            Record::Applied { step, applied } => at(step, &|state| state.applied = Some(applied.clone())),
-            Record::Adopted { step } => at(step, &|state| state.adopted = true),
-            Record::Verified { step } => at(step, &|state| state.verified = true),
-            Record::Skipped { step, reason } => at(step, &|state| state.skipped = Some(reason.clone())),
-            Record::Failed { step, effect, failure } => {
-                at(step, &|state| state.failed = Some((*effect, failure.clone())));
-            }
-            Record::Undone { step, undone } => at(step, &|state| {
-                state.undone = Some(undone.clone());
-                state.undo_failed = None;
-                state.undoing = false;
-            }),
-            Record::UndoIntent { step, .. } => at(step, &|state| state.undoing = true),
-            Record::UndoFailed { step, failure } => at(step, &|state| {
-                state.undo_failed = Some(failure.clone());
-                state.undoing = failure.retry == Retry::ObserveFirst;
-            }),
-            Record::Ended { status, reason } => *ended = Some((*status, reason.clone())),
-            _ => {}
-        }
-    }
-
-    pub(super) fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
-    pub(super) fn ended(&self) -> Option<&(Status, String)> {
-        self.ended.as_ref()
-    }
-
-    pub(super) fn started_at(&self) -> SystemTime {
-        self.started_at
-    }
-
-    pub(super) fn ended_at(&self) -> SystemTime {
-        self.ended_at
-    }
-
-    pub(super) fn step(&self, id: &StepId) -> Option<&StepState> {
-        self.steps.get(id)
-    }
-
-    /// The steps that have an effect, last begun first.
-    pub(super) fn to_take_back(&self, wanted: impl Fn(&StepPolicy) -> bool) -> Vec<StepId> {
-        let mut steps: Vec<_> = self
-            .plan
-            .steps()
-            .iter()
-            .filter(|planned| wanted(&planned.policy))
-            .filter_map(|planned| {
-                let state = self.steps.get(&planned.step.id).filter(|state| state.has_effect())?;
-                Some((state.begun, planned.step.id.clone()))
-            })
-            .collect();
-        steps.sort_unstable_by(|a, b| b.cmp(a));
-        steps.into_iter().map(|(_, id)| id).collect()
+    /// Reads something from the state as far as it is written.
+    pub(super) async fn read<T>(&self, read: impl FnOnce(&RunState) -> T) -> T {
+        read(&self.written.lock().await.state)
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::journal::{RunState, StepState};
+use super::state::{RunState, StepState};
 use crate::store::{EffectKnown, Entry, Failure};
 use crate::{Applied, Change, PlannedStep, RunId, StepId, Undone};
 
@@ -14,6 +14,8 @@ use crate::{Applied, Change, PlannedStep, RunId, StepId, Undone};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
+    /// Somebody ended it and left everything as it was.
+    Abandoned,
     /// All that was to be taken back is; what was not is in the report.
     Compensated,
     /// It failed or was only half taken back; what is left is in the report, and a person decides.
@@ -24,16 +26,27 @@ pub enum Status {
     Stuck,
     /// Every step is in force and every soak passed.
     Succeeded,
+    /// Another run, or another process that drives this run, took over; what it did since is in the journal.
+    Superseded,
+}
+
+impl Status {
+    /// Whether the run can be gone on with: it keeps its resources until somebody resumes, reverts or abandons it.
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Held | Self::Stuck)
+    }
 }
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Self::Abandoned => "ABANDONED",
             Self::Compensated => "COMPENSATED",
             Self::Held => "HELD",
             Self::Stopped => "STOPPED",
             Self::Stuck => "STUCK",
             Self::Succeeded => "SUCCEEDED",
+            Self::Superseded => "SUPERSEDED",
         })
     }
 }

@@ -59,6 +59,16 @@ impl Verdict {
         matches!(self, Self::Pass(_))
     }
 
+    /// The kind of verdict, as in its JSON form: `pass`, `source_error`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Pass(_) => "pass",
+            Self::Fail(_) => "fail",
+            Self::Inconclusive(_) => "inconclusive",
+            Self::SourceError(_) => "source_error",
+        }
+    }
+
     /// Whether there was real data to judge by, whatever the judgement.
     pub fn is_alive(&self) -> bool {
         matches!(self, Self::Pass(_) | Self::Fail(_))

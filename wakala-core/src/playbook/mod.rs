@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "testing")]
+use crate::PlaybookStep;
 use crate::{Error, Floor, Guard, ResourceKey, Result, StepId};
 
 mod part;
@@ -128,6 +130,22 @@ impl Playbook {
             }
         });
         steps
+    }
+
+    /// The same playbook with every step and guard replaced, a shared one by the same replacement each time it is asked for:
+    /// for test kits that look at each call.
+    #[cfg(feature = "testing")]
+    pub(crate) fn rewired(
+        &self,
+        step: &dyn Fn(&Arc<dyn PlaybookStep>) -> Arc<dyn PlaybookStep>,
+        guard: &dyn Fn(&Arc<dyn Guard>) -> Arc<dyn Guard>,
+    ) -> Self {
+        let mut playbook = self.clone();
+        playbook.root.rewire(step, guard);
+        if let Some(watch) = &mut playbook.watch {
+            watch.guards = watch.guards.iter().map(guard).collect();
+        }
+        playbook
     }
 
     /// The names of all steps, soaks and gates.

@@ -154,3 +154,21 @@ impl Part {
         }
     }
 }
+
+#[cfg(feature = "testing")]
+impl Part {
+    pub(super) fn rewire(
+        &mut self,
+        step: &dyn Fn(&Arc<dyn PlaybookStep>) -> Arc<dyn PlaybookStep>,
+        guard: &dyn Fn(&Arc<dyn crate::Guard>) -> Arc<dyn crate::Guard>,
+    ) {
+        match &mut self.0 {
+            Node::Step(node) => node.step = step(&node.step),
+            Node::Soak(soak) => soak.guards = soak.guards.iter().map(guard).collect(),
+            Node::Gate(_) => {}
+            Node::Sequence(parts) | Node::Together(parts) => {
+                parts.iter_mut().for_each(|part| part.rewire(step, guard));
+            }
+        }
+    }
+}

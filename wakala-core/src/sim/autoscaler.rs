@@ -11,7 +11,7 @@ use super::state::State;
 use super::targets::{permission, workload_key};
 use crate::{
     Autoscaler, AutoscalerState, Bounds, Error, ErrorKind, Permission, ResourceKey, Result, RunContext,
-    Version,
+    Units, Version,
 };
 
 /// The autoscaler of a workload, where it has one. From [`World::autoscaler`](super::World::autoscaler).
@@ -55,6 +55,10 @@ impl Autoscaler for SimAutoscaler {
         workload_key(&self.world, &self.name, "autoscaler")
     }
 
+    fn target(&self) -> ResourceKey {
+        workload_key(&self.world, &self.name, "scale")
+    }
+
     fn permissions(&self) -> Vec<Permission> {
         vec![permission("read", self.id()), permission("set bounds", self.id())]
     }
@@ -74,6 +78,8 @@ impl Autoscaler for SimAutoscaler {
     async fn set_bounds(&self, cx: &RunContext, bounds: Bounds, if_version: Option<&Version>) -> Result<()> {
         let effect = |state: &mut State| {
             let index = self.check(state, bounds, if_version, "set_bounds")?;
+            let size = Units(state.workloads[state.hpas[index].workload].desired);
+            cx.permit_bounds(&self.target(), size, state.hpas[index].bounds, bounds)?;
             let hpa = &mut state.hpas[index];
             if hpa.bounds != bounds {
                 let text = format!("{}: bounds {} -> {bounds}", hpa.name, hpa.bounds);

@@ -106,6 +106,18 @@ pub enum Fault {
         /// To what.
         replicas: u32,
     },
+    /// Requests fail while a workload has too few ready replicas, whatever the load is: something that each of them
+    /// holds, and that is lost with them.
+    TooFewReplicas {
+        /// The workload.
+        workload: String,
+        /// How many are enough.
+        enough: u32,
+        /// How many requests of a hundred fail while there are fewer.
+        percent: u32,
+        /// For how long.
+        lasting: Duration,
+    },
     /// The next writes of an object fail.
     WritesFail {
         /// The object.
@@ -199,6 +211,16 @@ impl Fault {
         Self::SomebodyScales { workload: workload.into(), replicas }
     }
 
+    /// `percent` of the requests fail while `workload` has fewer than `enough` ready replicas.
+    pub fn too_few_replicas(
+        workload: impl Into<String>,
+        enough: u32,
+        percent: u32,
+        lasting: Duration,
+    ) -> Self {
+        Self::TooFewReplicas { workload: workload.into(), enough, percent, lasting }
+    }
+
     /// The next `calls` writes of `object` fail.
     pub fn writes_fail(object: impl Into<String>, failure: CallFailure, calls: u32) -> Self {
         Self::WritesFail { object: object.into(), failure, calls }
@@ -209,7 +231,8 @@ impl Fault {
         match self {
             Self::Crash { workload, .. }
             | Self::ImageBroken { workload, .. }
-            | Self::SomebodyScales { workload, .. } => Some(workload),
+            | Self::SomebodyScales { workload, .. }
+            | Self::TooFewReplicas { workload, .. } => Some(workload),
             Self::NodesLost { pool, .. }
             | Self::NodesOutOfCapacity { pool, .. }
             | Self::NodesStuck { pool, .. } => Some(pool),
@@ -229,7 +252,8 @@ impl Fault {
             | Self::MetricsGone { lasting, .. }
             | Self::MetricsPartial { lasting, .. }
             | Self::NodesOutOfCapacity { lasting, .. }
-            | Self::NodesStuck { lasting, .. } => Some(*lasting),
+            | Self::NodesStuck { lasting, .. }
+            | Self::TooFewReplicas { lasting, .. } => Some(*lasting),
             _ => None,
         }
     }
@@ -330,6 +354,19 @@ impl Faults {
     pub(super) fn image_is_broken(&self, now: u64, name: &str) -> bool {
         self.active(now)
             .any(|active| matches!(&active.fault, Fault::ImageBroken { workload, .. } if workload == name))
+    }
+
+    /// The share of the requests that fail for want of replicas.
+    pub(super) fn lost_for_want_of_replicas(&self, now: u64, name: &str, ready: u32) -> f64 {
+        let shares = self.active(now).filter_map(|active| match &active.fault {
+            Fault::TooFewReplicas { workload, enough, percent, .. }
+                if workload == name && ready < *enough =>
+            {
+                Some(f64::from(*percent.min(&100)) / 100.0)
+            }
+            _ => None,
+        });
+        shares.fold(0.0, f64::max)
     }
 
     pub(super) fn nodes_blocked(&self, now: u64, name: &str) -> Option<Blocked> {

@@ -125,10 +125,12 @@ impl State {
         let autoscaler = self.hpa_of(index).map(|hpa| self.hpas[hpa].bounds);
         let workload = &mut self.workloads[index];
         let config = &workload.config;
+        let lost = self.faults.lost_for_want_of_replicas(self.second, &config.name, workload.ready());
         let (uses_cache, uses_database) = (config.cache_connections > 0, config.database_connections > 0);
         let (hit, nominal) =
             if uses_cache { (stores.hit_ratio, stores.nominal_hit_ratio) } else { (0.0, 0.0) };
         let (stretch, failing) = if uses_database { (stores.stretch, stores.failing) } else { (1.0, 0.0) };
+        let failing = (1.0 - hit) * failing;
         let arrival = Arrival {
             requests: admission.arriving,
             ready: workload.ready(),
@@ -137,7 +139,7 @@ impl State {
             cost: request_cost(hit, nominal, stretch),
             cpu_cost: request_cost(hit, nominal, 1.0),
             timeout: config.timeout,
-            failing: (1.0 - hit) * failing,
+            failing: failing + (1.0 - failing) * lost,
         };
         let outcome = serve(&arrival, workload.queue);
         workload.queue = outcome.queue;

@@ -11,6 +11,7 @@ use super::faults::CallKind;
 use super::nodes::{Blocked, NodePoolSize, first_fit, rooms};
 use super::state::State;
 use super::targets::{permission, pool_id, pool_key, pool_permissions, workload_key};
+use crate::scale::allowed;
 use crate::{
     Applied, Convergence, Error, ErrorKind, Result, RunContext, SafeSide, Setting, SettingInfo, SettingStep,
     StepId, Undone, Units, Version, Versioned,
@@ -83,6 +84,7 @@ impl Setting for NodePoolSetting {
             let index = state.find_pool(&self.name, "write")?;
             check_version(expected, state.pools[index].version, "write")?;
             value.check("write")?;
+            cx.permit(&pool_key(&self.name), state.pools[index].size.desired, value.desired)?;
             state.resize_pool(index, *value);
             Ok(Applied::Changed)
         };
@@ -159,11 +161,12 @@ impl Setting for NodePoolSetting {
         let effect =
             |state: &mut State| Ok(state.fits_on(state.find_pool(&self.name, "restore")?, prior.desired.0));
         let fits = self.world.call(cx, self.call("restore", CallKind::Read), effect).await?;
-        let desired = if fits { prior.desired } else { current.value.desired };
+        let back = allowed(cx, &pool_key(&self.name), current.value.desired, prior.desired);
+        let desired = if fits { back.size } else { current.value.desired };
         let max = prior.max.max(desired);
         self.write(cx, &NodePoolSize { desired, max, ..*prior }, current.version.as_ref()).await?;
         if fits {
-            return Ok(Undone::Restored);
+            return Ok(back.short.map_or(Undone::Restored, Undone::Deferred));
         }
         Ok(Undone::Deferred(format!(
             "the minimum is back at {}; {desired} nodes stay while their pods do not fit on {}",

@@ -73,6 +73,7 @@ impl ScalableTarget for WorkloadTarget {
             let workload = &mut state.workloads[index];
             check_version(options.if_version.as_ref(), workload.replicas_version, OPERATION)?;
             if !options.dry_run && workload.desired != desired.0 {
+                cx.permit(&self.resource(), Units(workload.desired), desired)?;
                 let text = format!("{}: replicas {} -> {desired}", workload.id, workload.desired);
                 workload.set_desired(desired.0);
                 state.note(text);
@@ -145,6 +146,7 @@ impl ScalableTarget for NodePoolTarget {
             check_version(options.if_version.as_ref(), pool.version, OPERATION)?;
             size.check(OPERATION)?;
             if !options.dry_run {
+                cx.permit(&self.resource(), pool.size.desired, desired)?;
                 state.resize_pool(index, size);
             }
             Ok(state.observe_pool(index))

@@ -1,6 +1,6 @@
 //! Entries of a journal: their text, their hash chain, and what is wrong with a journal that was damaged.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -54,10 +54,13 @@ fn chained(run: &RunId, previous: Option<&str>, body: &str) -> String {
     hash.update(previous.unwrap_or(run.as_str()));
     hash.update("\n");
     hash.update(body);
-    hash.finalize().iter().fold(String::with_capacity(64), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    hex(&hash.finalize())
+}
+
+/// Bytes in hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble & 15)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
 }
 
 /// Why a journal cannot be read to its end.

@@ -10,10 +10,14 @@ use crate::{Error, ErrorKind, ResourceKey, Result, RunId};
 mod entry;
 mod memory;
 mod record;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 
 pub use entry::{Damage, Entry, Journal};
 pub use memory::MemoryStore;
 pub use record::{EffectKnown, Failure, Record, Unwind};
+#[cfg(feature = "sqlite")]
+pub use sqlite::SqliteStore;
 
 /// One line of a journal as a store keeps it.
 ///

@@ -230,6 +230,50 @@ impl fmt::Display for Failure {
     }
 }
 
+impl Record {
+    /// The kind of fact, as in its JSON form: `intent`, `soak_opened`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Created { .. } => "created",
+            Self::TakenOver { .. } => "taken_over",
+            Self::Waiting { .. } => "waiting",
+            Self::Decided { .. } => "decided",
+            Self::Controlled { .. } => "controlled",
+            Self::Intent { .. } => "intent",
+            Self::Applied { .. } => "applied",
+            Self::Adopted { .. } => "adopted",
+            Self::Verified { .. } => "verified",
+            Self::Skipped { .. } => "skipped",
+            Self::Failed { .. } => "failed",
+            Self::SoakOpened { .. } => "soak_opened",
+            Self::SoakProgress { .. } => "soak_progress",
+            Self::GuardTurned { .. } => "guard_turned",
+            Self::SoakClosed { .. } => "soak_closed",
+            Self::Unwinding { .. } => "unwinding",
+            Self::UndoIntent { .. } => "undo_intent",
+            Self::Undone { .. } => "undone",
+            Self::UndoFailed { .. } => "undo_failed",
+            Self::Blocked { .. } => "blocked",
+            Self::Ended { .. } => "ended",
+        }
+    }
+
+    /// Whether a person should look at it.
+    pub fn is_trouble(&self) -> bool {
+        match self {
+            Self::Blocked { .. }
+            | Self::Failed { .. }
+            | Self::SoakClosed { failure: Some(_), .. }
+            | Self::UndoFailed { .. }
+            | Self::Unwinding { .. } => true,
+            Self::Decided { approved, .. } => !approved,
+            Self::Ended { status, .. } => status.is_open(),
+            Self::GuardTurned { verdict, .. } => !verdict.is_pass(),
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -18,9 +18,9 @@ use crate::store::{Lease, LeaseTerms, Letter, Line, NewRun, Release, RunHead, St
 use crate::{
     Applied, Autoscaler, AutoscalerState, Bounds, Capability, Clock, Event, Finding, Guard, GuardId,
     MetricQuery, MetricsSource, Notification, Notifier, Observation, Observed, Observer, Permission,
-    PlaybookStep, Preflight, ResourceKey, Result, RunContext, RunId, RunStore, Sample, ScalableTarget,
-    ScaleOptions, Setting, SettingInfo, StepId, StepPlan, TargetId, Undone, Units, Verdict, Version,
-    Versioned,
+    PlaybookStep, Preflight, ResourceKey, Result, RunContext, RunId, RunInfo, RunStore, Sample,
+    ScalableTarget, ScaleOptions, Setting, SettingInfo, StepId, StepPlan, TargetId, Undone, Units, Verdict,
+    Version, Versioned,
 };
 
 // The traits want `Debug`, which `mock!` does not write.
@@ -151,7 +151,7 @@ mock! {
     pub Observer {}
 
     impl Observer for Observer {
-        fn on_event(&self, event: &Event);
+        fn on_event(&self, run: &RunInfo, event: &Event);
     }
 }
 

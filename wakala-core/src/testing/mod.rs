@@ -5,6 +5,7 @@
 //! | that your code calls a target, source or notifier as it should | the `Mock…` types |
 //! | a playbook or step of your own against things that behave | [`FakeTarget`], [`FakeSetting`], [`FakeAutoscaler`], [`FakeMetrics`], [`FakeNotifier`] |
 //! | what it does when a call fails | [`Faults`] and the `Faulty…` wrappers |
+//! | that a playbook holds whatever goes wrong, and whenever | [`explore`](explore::explore()) |
 //! | that your own target, step, setting, source, notifier or run store keeps its trait's promises | [`conformance`] |
 //!
 //! Time is virtual: [`context`] gives a [`ManualClock`], whose
@@ -36,12 +37,15 @@
 //! # Ok(()) }
 //! ```
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{ManualClock, RunContext};
+use crate::limits::Limits;
+use crate::{Floor, ManualClock, ResourceKey, RunContext, Units};
 
 mod clock;
 pub mod conformance;
+pub mod explore;
 mod fakes;
 mod faults;
 mod mocks;
@@ -66,6 +70,20 @@ pub fn context() -> (ManualClock, RunContext) {
     let clock = ManualClock::default();
     let cx = RunContext::new("test".into(), Arc::new(clock.clone()));
     (clock, cx)
+}
+
+impl RunContext {
+    /// The same run with one floor and no other, from which nothing was taken away yet: for tests of targets.
+    #[must_use]
+    pub fn with_floor(self, resource: impl Into<ResourceKey>, floor: Floor) -> Self {
+        self.with_limits(Limits::new(BTreeMap::from([(resource.into(), floor)])))
+    }
+
+    /// The same run, which takes over from one that began when `resource` had that `size`: for tests of steps.
+    #[must_use]
+    pub fn with_size_before(self, resource: impl Into<ResourceKey>, size: impl Into<Units>) -> Self {
+        self.with_inherited(BTreeMap::from([(resource.into(), size.into())]))
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -18,6 +18,8 @@ enum Defect {
     AnswersLate,
     DryRunWrites,
     FailsTheSecondTime,
+    ForgetsTheRate,
+    IgnoresFloors,
     IgnoresOptions,
     NameChanges,
     NeverReady,
@@ -110,6 +112,12 @@ impl ScalableTarget for Broken {
             Defect::FailsTheSecondTime if desired == target.size() => {
                 Err(Error::new(ErrorKind::Conflict, "set_desired", "it has that size already"))
             }
+            Defect::ForgetsTheRate if cx.floor(&self.resource()).is_some_and(|floor| desired < floor.min) => {
+                Err(Error::new(ErrorKind::Denied, "set_desired", "below the floor"))
+            }
+            Defect::ForgetsTheRate | Defect::IgnoresFloors => {
+                target.set_desired(&RunContext::detached(), desired, options).await
+            }
             Defect::IgnoresOptions => target.set_desired(cx, desired, ScaleOptions::default()).await,
             Defect::ScalesDownNevertheless => {
                 target.meddle(desired);
@@ -157,6 +165,24 @@ fails!(
     target::scale_down_is_as_declared,
     broken(Defect::ScalesDownNevertheless),
     "a smaller size was accepted"
+);
+fails!(
+    ignored_floor,
+    target::keeps_the_floor,
+    broken(Defect::IgnoresFloors),
+    "3 was accepted in a run that keeps the target never below 4; RunContext::permit must be asked"
+);
+fails!(
+    uncertain_floor,
+    target::keeps_the_floor,
+    broken(Defect::UncertainRefusal),
+    "what RunContext::permit refuses must be returned as it is"
+);
+fails!(
+    forgotten_rate,
+    target::keeps_the_rate,
+    broken(Defect::ForgetsTheRate),
+    "3 was accepted in a run that keeps the target never below 0, at most 1 fewer in 1h"
 );
 fails!(
     no_version,

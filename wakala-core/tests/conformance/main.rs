@@ -293,5 +293,5 @@ async fn all_runs_every_behaviour() {
         FakeTarget::new("t", Units(3))
     })
     .await;
-    assert_eq!(made.into_inner(), 12);
+    assert_eq!(made.into_inner(), 14);
 }

@@ -136,7 +136,7 @@ async fn two_runs_never_work_on_the_same_thing() {
     assert_eq!(error.kind(), ErrorKind::Conflict);
     assert_eq!(
         error.to_string(),
-        "claim on fake/api: run run-1 works on it; wait for its end, or stop or revert it first"
+        "create on fake/api: run run-1 holds it; wait for its end, or resume, revert, abandon or supersede it first"
     );
     assert_eq!(target.effects(), 1);
 

@@ -30,6 +30,14 @@ impl Bench {
         Self { clock, observer, engine }
     }
 
+    /// With leases that are measured in virtual time too.
+    pub(crate) fn with_virtual_store() -> Self {
+        let mut bench = Self::new();
+        let store = MemoryStore::with_clock(Arc::new(bench.clock.clone()));
+        bench.engine = bench.engine.with_store(Arc::new(store));
+        bench
+    }
+
     /// Awaits in virtual time; what hangs for ever fails instead of hanging the tests.
     pub(crate) async fn drive<T>(&self, future: impl Future<Output = T>) -> T {
         let real_limit = Duration::from_secs(20);

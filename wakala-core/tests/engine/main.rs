@@ -5,9 +5,14 @@
 
 mod approval;
 mod common;
+mod control;
 mod order;
 mod outcomes;
 mod report;
+mod resume;
 mod revert;
 mod soak;
 mod stop;
+mod supersede;
+mod telemetry;
+mod watch;

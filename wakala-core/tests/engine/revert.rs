@@ -161,7 +161,7 @@ async fn a_revert_that_makes_no_sense_is_refused_before_anything_is_touched() {
     assert_eq!(ran.unwrap().status, Status::Succeeded);
     let error = early.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
-    assert!(error.to_string().contains("it is still going; stop it first"), "{error}");
+    assert!(error.to_string().contains("drives it, and its lease lasts for"), "{error}");
 
     let lacking = bench.drive(revert(&playbook([node(&a, "a")]))).await.unwrap_err();
     assert_eq!(lacking.kind(), ErrorKind::InvalidConfig);

@@ -11,7 +11,7 @@ use crate::common::{
 };
 
 fn stop_requests(report: &RunReport) -> usize {
-    report.journal.iter().filter(|entry| matches!(entry.record, Record::StopRequested { .. })).count()
+    report.journal.iter().filter(|entry| matches!(entry.record, Record::Controlled { .. })).count()
 }
 
 #[tokio::test]

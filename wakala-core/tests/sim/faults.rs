@@ -80,3 +80,17 @@ async fn pods_and_nodes_fail_as_the_fault_says() {
     let too_many = world.node_pool(POOL, 51).desired(&desired).unwrap_err();
     assert!(too_many.to_string().contains("above its maximum of 50"), "{too_many}");
 }
+
+#[tokio::test]
+async fn requests_fail_for_want_of_replicas_and_of_nothing_else() {
+    let world = World::production_after_spike(1).without_hpa().build().unwrap();
+    let (cx, target) = (world.context(), world.target(API));
+    world.inject(Fault::too_few_replicas(API, 40, 5, 60 * MINUTE)).unwrap();
+    let mut seen = Vec::new();
+    for size in [50, 40, 39, 40] {
+        world.run(target.scale_to(&cx, Units(size), 5 * MINUTE)).await.unwrap();
+        world.pass(MINUTE);
+        seen.push(world.snapshot().error_rate);
+    }
+    assert_eq!(seen, [Some(0.0), Some(0.0), Some(0.05), Some(0.0)]);
+}

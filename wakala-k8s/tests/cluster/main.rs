@@ -7,6 +7,7 @@ mod capacity;
 mod conformance;
 mod outage;
 mod permissions;
+mod pod_metrics;
 mod problems;
 mod scaling;
 mod support;

@@ -93,13 +93,18 @@ impl Events {
                 Record::Created { .. }
                 | Record::Adopted { .. }
                 | Record::Skipped { .. }
-                | Record::StopRequested { .. }
+                | Record::Controlled { .. }
+                | Record::Decided { approved: true, .. }
+                | Record::TakenOver { .. }
+                | Record::Waiting { .. }
                 | Record::Undone { .. }
                 | Record::Verified { .. }
                 | Record::SoakClosed { failure: None, .. } => false,
                 Record::Applied { .. } if is_done_at_once(entry, &run.journal[place..]) => continue,
                 Record::Applied { .. } => false,
-                Record::Failed { .. }
+                Record::Blocked { .. }
+                | Record::Decided { approved: false, .. }
+                | Record::Failed { .. }
                 | Record::UndoFailed { .. }
                 | Record::SoakClosed { failure: Some(_), .. } => true,
                 Record::GuardTurned { soak, guard, verdict } => {

@@ -11,7 +11,8 @@ use super::text;
 pub(super) fn summary(run: &RunReport) -> Markup {
     let took = run.ended_at.duration_since(run.started_at).unwrap_or_default();
     let approved_by = run.journal.iter().find_map(|entry| match &entry.record {
-        Record::Created { approved_by, .. } => Some(approved_by),
+        Record::Created { approval: Some(approval), .. } => Some(&approval.by),
+        Record::Decided { gate, approved: true, by, .. } if gate.as_str() == "plan" => Some(by),
         _ => None,
     });
     let (tone, advice) = (tone_of(run.status), advice(run));

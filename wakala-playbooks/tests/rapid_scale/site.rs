@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use wakala_core::sim::{Fault, Load, World, WorldBuilder};
 use wakala_core::{
     Approval, Autoscaler as _, Change, Clock as _, Engine, Event, Observer, Plan, Playbook, Record, Result,
-    Revert, RunHandle, RunReport, ScalableTarget as _, Setting as _, StepOutcome,
+    Revert, RunHandle, RunInfo, RunReport, ScalableTarget as _, Setting as _, StepOutcome,
 };
 use wakala_playbooks::rapid_scale::{RapidScale, Simulated};
 
@@ -214,7 +214,7 @@ impl std::fmt::Debug for Trigger {
 }
 
 impl Observer for Trigger {
-    fn on_event(&self, event: &Event) {
+    fn on_event(&self, _: &RunInfo, event: &Event) {
         let (Some(Record::Intent { step, .. }) | Some(Record::SoakOpened { soak: step, .. })) =
             event.record()
         else {

@@ -121,7 +121,7 @@ async fn a_second_run_on_the_same_targets_is_refused_while_the_first_goes_on() {
         // Nor can the first be reverted in its middle.
         let error = site.engine.revert(&site.playbook, &site.run, Revert::Everything).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Conflict);
-        assert_says(error.chain(), &["run spike", "stop it first"]);
+        assert_says(error.chain(), &["run spike", "drives it", "by force"]);
     };
     let approval = Approval::of(&plan, "test");
     let first = site.engine.run(&site.playbook, &plan, &approval, &site.run);

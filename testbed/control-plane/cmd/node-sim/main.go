@@ -5,6 +5,13 @@
 // (cordoned, evicted, deleted) as its count says. Pods that the scheduler binds to such a node become Running and
 // Ready after a delay, and vanish when they are deleted. There are no containers: no logs, no exec, no probes.
 //
+// A pod that names a port (annotation prometheus.io/port, else its first container port) serves metrics there, at its
+// own address on loopback, from the moment that it runs until it is gone. What it serves is a [page]: the entry
+// "pod.<name>" or else "page" of the ConfigMap of its namespace that is labelled testbed.wakala.dev/pod-metrics=<value
+// of its label app>, else that of its own annotation testbed.wakala.dev/metrics. Pages are followed while it runs; the
+// annotation testbed.wakala.dev/revision of a ConfigMap is copied to testbed.wakala.dev/observed once they are in
+// force. The path /testbed tells how often the pod was asked.
+//
 // Annotations on pods:
 //
 //	testbed.wakala.dev/ready-after      duration from being scheduled to being ready (default: --ready-after)
@@ -77,15 +84,22 @@ func run(ctx context.Context, kubeconfig string, delays delays) error {
 			options.FieldSelector = fields.OneTermEqualSelector("metadata.name", groupsConfigMap).String()
 		}))
 
+	pageConfig := informers.NewSharedInformerFactoryWithOptions(client, 0,
+		informers.WithTweakListOptions(func(options *metav1.ListOptions) { options.LabelSelector = pagesLabel }))
+
 	nodes, err := newNodes(client, cluster, groupConfig, delays.drain)
 	if err != nil {
 		return err
 	}
-	pods, err := newPods(client, cluster, nodes, delays)
+	metrics, err := newMetrics(client, nodes, cluster, pageConfig)
 	if err != nil {
 		return err
 	}
-	for _, factory := range []informers.SharedInformerFactory{cluster, groupConfig} {
+	pods, err := newPods(client, cluster, nodes, metrics, delays)
+	if err != nil {
+		return err
+	}
+	for _, factory := range []informers.SharedInformerFactory{cluster, groupConfig, pageConfig} {
 		factory.Start(ctx.Done())
 		for kind, synced := range factory.WaitForCacheSync(ctx.Done()) {
 			if !synced {
@@ -94,6 +108,7 @@ func run(ctx context.Context, kubeconfig string, delays delays) error {
 		}
 	}
 	go nodes.run(ctx)
+	go metrics.run(ctx)
 	pods.run(ctx)
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -29,6 +30,8 @@ const (
 	// A start shorter than this is written once, when it is over; a longer one shows ContainerCreating meanwhile.
 	visibleStart = time.Second
 	nodeRetry    = 200 * time.Millisecond
+	// How many addresses are tried for a pod before giving up for now.
+	addressAttempts = 20
 )
 
 // pods plays the kubelet for every pod that is bound to a simulated node.
@@ -36,9 +39,11 @@ type pods struct {
 	client kubernetes.Interface
 	lister corelisters.PodLister
 	nodes  *nodes
-	delays delays
-	queue  workqueue.TypedRateLimitingInterface[cache.ObjectName]
-	nextIP atomic.Uint32
+	// Answers at the pods' addresses.
+	metrics *metrics
+	delays  delays
+	queue   workqueue.TypedRateLimitingInterface[cache.ObjectName]
+	nextIP  atomic.Uint32
 
 	mu     sync.Mutex
 	memory map[cache.ObjectName]*podMemory
@@ -52,16 +57,21 @@ type podMemory struct {
 	deletionSeen time.Time
 }
 
-func newPods(client kubernetes.Interface, cluster informers.SharedInformerFactory, nodes *nodes, delays delays) (*pods, error) {
+func newPods(
+	client kubernetes.Interface, cluster informers.SharedInformerFactory, nodes *nodes, metrics *metrics, delays delays,
+) (*pods, error) {
 	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[cache.ObjectName](20*time.Millisecond, 2*time.Second)
 	p := &pods{
-		client: client,
-		lister: cluster.Core().V1().Pods().Lister(),
-		nodes:  nodes,
-		delays: delays,
-		queue:  workqueue.NewTypedRateLimitingQueue(limiter),
-		memory: map[cache.ObjectName]*podMemory{},
+		client:  client,
+		lister:  cluster.Core().V1().Pods().Lister(),
+		nodes:   nodes,
+		metrics: metrics,
+		delays:  delays,
+		queue:   workqueue.NewTypedRateLimitingQueue(limiter),
+		memory:  map[cache.ObjectName]*podMemory{},
 	}
+	// Clusters on the same machine share its loopback addresses.
+	p.nextIP.Store(rand.Uint32())
 	enqueue := func(object any) {
 		if key, err := cache.DeletionHandlingObjectToName(object); err == nil {
 			p.queue.Add(key)
@@ -128,12 +138,14 @@ func (p *pods) reconcile(ctx context.Context, key cache.ObjectName) (time.Durati
 		if wait := p.terminateAfter(pod) - time.Since(memory.deletionSeen); wait > 0 {
 			return wait, nil
 		}
+		p.metrics.stop(key)
 		return 0, ignoreGone(p.client.CoreV1().Pods(key.Namespace).Delete(ctx, key.Name, metav1.DeleteOptions{
 			GracePeriodSeconds: new(int64),
 			Preconditions:      metav1.NewUIDPreconditions(string(pod.UID)),
 		}))
 	}
 	if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+		p.metrics.stop(key)
 		return 0, nil
 	}
 
@@ -151,7 +163,40 @@ func (p *pods) reconcile(ctx context.Context, key cache.ObjectName) (time.Durati
 	case hasImage(pod, "crash/"):
 		state = crashLoopBackOff
 	}
+	if state == running {
+		// First the address answers, then it is made known.
+		if memory.ip, err = p.listen(key, pod, memory.ip); err != nil {
+			return 0, err
+		}
+	}
 	return max(wait, 0), p.write(ctx, pod, podStatus(pod, state, memory.ip, metav1.Now()))
+}
+
+// listen lets the pod answer at ip, or at another address where that one is taken and not known yet.
+func (p *pods) listen(key cache.ObjectName, pod *corev1.Pod, ip string) (string, error) {
+	for attempt := 1; ; attempt++ {
+		err := p.metrics.ensure(key, pod, ip)
+		if !isAddressInUse(err) || pod.Status.PodIP != "" || attempt == addressAttempts {
+			return ip, err
+		}
+		ip = p.newAddress()
+		p.mu.Lock()
+		if memory := p.memory[key]; memory != nil && memory.uid == pod.UID {
+			memory.ip = ip
+		}
+		p.mu.Unlock()
+	}
+}
+
+// newAddress is one of 127.64.0.0/10: on loopback, so that the pod's metrics, or a server of the test, really answer
+// there.
+func (p *pods) newAddress() string {
+	for {
+		number := p.nextIP.Add(1)
+		if last := byte(number); last != 0 && last != 255 {
+			return fmt.Sprintf("127.%d.%d.%d", 64+(number>>16&0x3f), byte(number>>8), last)
+		}
+	}
 }
 
 func (p *pods) remember(key cache.ObjectName, pod *corev1.Pod) podMemory {
@@ -161,9 +206,7 @@ func (p *pods) remember(key cache.ObjectName, pod *corev1.Pod) podMemory {
 	if memory == nil || memory.uid != pod.UID {
 		memory = &podMemory{uid: pod.UID, ip: pod.Status.PodIP, boundSeen: time.Now()}
 		if memory.ip == "" {
-			// 127.64.0.1 upwards: on loopback, so that a server of the test may really answer there.
-			number := p.nextIP.Add(1)
-			memory.ip = fmt.Sprintf("127.%d.%d.%d", 64+number>>16&0x3f, byte(number>>8), byte(number))
+			memory.ip = p.newAddress()
 		}
 		p.memory[key] = memory
 	}
@@ -174,6 +217,7 @@ func (p *pods) remember(key cache.ObjectName, pod *corev1.Pod) podMemory {
 }
 
 func (p *pods) forget(key cache.ObjectName) {
+	p.metrics.stop(key)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.memory, key)

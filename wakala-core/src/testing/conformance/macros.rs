@@ -12,6 +12,8 @@ macro_rules! __conformance {
             becomes_ready
             out_of_range_is_refused
             scale_down_is_as_declared
+            keeps_the_floor
+            keeps_the_rate
             present_version_is_accepted
             stale_version_conflicts
             dry_run_changes_nothing

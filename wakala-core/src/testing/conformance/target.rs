@@ -1,11 +1,12 @@
 //! What every [`ScalableTarget`] must do.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Common, common_case, must, skip};
 use crate::{
-    Error, ErrorKind, Observation, Retry, ScalableTarget, ScalableTargetExt, ScaleOptions, SharedTarget,
-    Units,
+    Error, ErrorKind, Floor, Observation, Retry, RunContext, ScalableTarget, ScalableTargetExt, ScaleOptions,
+    SharedTarget, Units,
 };
 
 /// A target to check, with what the checks need to know.
@@ -78,6 +79,36 @@ impl TargetCase {
             }
         }
         panic!("the case needs two sizes next to {now} that the target can have; say them with_sizes");
+    }
+
+    /// The same, the smallest first.
+    async fn sorted_sizes(&self) -> [Units; 3] {
+        let (seen, one, other) = self.three_sizes().await;
+        let mut sizes = [seen.desired, one, other];
+        sizes.sort_unstable();
+        sizes
+    }
+
+    /// Fails unless the target, at `from`, is not made that small in a run of that `floor`.
+    async fn assert_kept(
+        &self,
+        cx: &RunContext,
+        from: Units,
+        size: Units,
+        floor: Floor,
+        kinds: &[ErrorKind],
+    ) {
+        let Err(error) = self.target.set_desired(cx, size, ScaleOptions::default()).await else {
+            panic!(
+                "{size} was accepted in a run that keeps the target {floor}; RunContext::permit must be asked before \
+                 the write"
+            );
+        };
+        assert!(
+            kinds.contains(&error.kind()) && error.retry() != Retry::ObserveFirst,
+            "what RunContext::permit refuses must be returned as it is, not as {error:?}"
+        );
+        assert_eq!(self.observe().await.desired, from, "{size} was refused, and yet the size changed");
     }
 
     async fn assert_refused(&self, size: Units, options: ScaleOptions, kinds: &[ErrorKind], what: &str) {
@@ -222,6 +253,45 @@ pub async fn scale_down_is_as_declared(case: impl Into<TargetCase>) {
             let kinds = [ErrorKind::Unsupported, ErrorKind::InvalidConfig];
             case.assert_refused(small, ScaleOptions::default(), &kinds, "a smaller size").await;
         }
+    };
+    case.common.drive(check).await;
+}
+
+/// No step takes the target below the floor of its run, and down to the floor it goes.
+pub async fn keeps_the_floor(case: impl Into<TargetCase>) {
+    let case = case.into();
+    let check = async {
+        if !case.target.capability().scale_down {
+            return skip("keeps_the_floor", "the target declares that it cannot be made smaller");
+        }
+        let [low, middle, high] = case.sorted_sizes().await;
+        case.set_plainly(high).await;
+        let floor = Floor::at(middle);
+        let cx = case.common.cx.clone().with_floor(case.target.resource(), floor);
+        case.assert_kept(&cx, high, low, floor, &[ErrorKind::Denied]).await;
+        let set = case.target.set_desired(&cx, middle, ScaleOptions::default()).await;
+        assert_eq!(must(set, "set_desired to the floor of the run").desired, middle);
+    };
+    case.common.drive(check).await;
+}
+
+/// No step makes the target smaller faster than its run may.
+pub async fn keeps_the_rate(case: impl Into<TargetCase>) {
+    let case = case.into();
+    let check = async {
+        if !case.target.capability().scale_down {
+            return skip("keeps_the_rate", "the target declares that it cannot be made smaller");
+        }
+        let [low, middle, high] = case.sorted_sizes().await;
+        case.set_plainly(high).await;
+        let floor = Floor::at(0).with_removal(high.0 - middle.0, Duration::from_secs(3600));
+        let cx = case.common.cx.clone().with_floor(case.target.resource(), floor);
+        let set = case.target.set_desired(&cx, middle, ScaleOptions::default()).await;
+        assert_eq!(must(set, "set_desired no faster than the run may").desired, middle);
+        case.assert_kept(&cx, middle, low, floor, &[ErrorKind::RateLimited, ErrorKind::Denied]).await;
+        // Growing is never too fast.
+        let set = case.target.set_desired(&cx, high, ScaleOptions::default()).await;
+        assert_eq!(must(set, "set_desired to a larger size").desired, high);
     };
     case.common.drive(check).await;
 }

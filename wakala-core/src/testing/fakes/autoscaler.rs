@@ -87,6 +87,10 @@ impl Autoscaler for FakeAutoscaler {
         ResourceKey::from(format!("fake/{}", self.name()))
     }
 
+    fn target(&self) -> ResourceKey {
+        self.target.resource()
+    }
+
     fn permissions(&self) -> Vec<Permission> {
         vec![Permission::new("fake", "move bounds", self.name())]
     }
@@ -104,9 +108,8 @@ impl Autoscaler for FakeAutoscaler {
 
     async fn set_bounds(&self, cx: &RunContext, bounds: Bounds, if_version: Option<&Version>) -> Result<()> {
         let mut cell = lock(&self.bounds);
-        if cell.value.is_none() {
-            return Err(self.gone("set_bounds"));
-        }
+        let Some(present) = cell.value else { return Err(self.gone("set_bounds")) };
+        cx.permit_bounds(&self.target(), self.target.size(), present, bounds)?;
         cell.write(cx, &Some(bounds), if_version, "set_bounds", &self.name()).map(|_| ())
     }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::event::Notice;
 use crate::testing::lock;
-use crate::{Event, Observer, Record};
+use crate::{Event, Observer, Record, RunInfo};
 
 /// An observer that keeps every event, in order. Clones are the same observer.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +44,7 @@ impl RecordingObserver {
 }
 
 impl Observer for RecordingObserver {
-    fn on_event(&self, event: &Event) {
+    fn on_event(&self, _: &RunInfo, event: &Event) {
         lock(&self.0).push(event.clone());
     }
 }

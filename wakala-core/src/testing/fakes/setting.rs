@@ -65,6 +65,12 @@ where
         self
     }
 
+    /// The same setting, for somebody who wants another value of it.
+    #[must_use]
+    pub fn wanting(&self, desired: V) -> Self {
+        Self { desired, ..self.clone() }
+    }
+
     /// The step of that name on a clone.
     pub fn step(&self, id: impl Into<StepId>) -> SettingStep<Self> {
         SettingStep::new(id, self.clone())

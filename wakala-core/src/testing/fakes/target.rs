@@ -233,6 +233,7 @@ impl ScalableTarget for FakeTarget {
             return Ok(state.observation(now));
         }
         let (before, ready) = (state.size.value, state.ready(now));
+        cx.permit(&self.resource(), before, desired)?;
         let answer =
             state.size.write(cx, &desired, options.if_version.as_ref(), "set_desired", self.id.as_str());
         if state.size.value != before {

@@ -1,0 +1,101 @@
+//! What Postgres must allow.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use wakala_core::Permission;
+
+use crate::config::{SchemaName, quoted};
+
+/// The [`Permission::system`] of everything in this crate.
+const SYSTEM: &str = "postgres";
+
+/// Which privileges on which table. Lines and letters are only ever added.
+const TABLES: [(&str, &[&str]); 5] = [
+    ("claim", &["DELETE", "INSERT", "SELECT"]),
+    ("letter", &["INSERT", "SELECT"]),
+    ("line", &["INSERT", "SELECT"]),
+    ("run", &["INSERT", "SELECT", "UPDATE"]),
+    ("schema_version", &["SELECT"]),
+];
+
+const FUNCTIONS: [&str; 13] = [
+    "acquire(text, text, bigint, text[], boolean)",
+    "append(text, bigint, bigint, text, text)",
+    "create_run(text, text, bigint, text, text, text[], text[])",
+    "drive(text, bigint)",
+    "durably()",
+    "hold(text, text[])",
+    "lapse(bigint)",
+    "lock_claims(text[])",
+    "overlapping_claim(text[], text[])",
+    "paths_above(text[])",
+    "release(text, bigint, boolean, boolean)",
+    "renew(text, bigint, bigint)",
+    "send(text, text)",
+];
+
+/// What a [`PostgresStore`](crate::PostgresStore) needs to work on a schema that somebody else migrated. Nothing of it is
+/// spare.
+pub fn store_permissions(schema: &SchemaName) -> Vec<Permission> {
+    let name = schema.quoted();
+    let tables = TABLES.iter().flat_map(|(table, actions)| {
+        let resource = format!("TABLE {name}.{}", quoted(table));
+        actions.iter().map(move |action| Permission::new(SYSTEM, *action, resource.clone()))
+    });
+    let functions = FUNCTIONS
+        .iter()
+        .map(|function| Permission::new(SYSTEM, "EXECUTE", format!("FUNCTION {name}.{function}")));
+    std::iter::once(Permission::new(SYSTEM, "USAGE", format!("SCHEMA {name}")))
+        .chain(tables)
+        .chain(functions)
+        .collect()
+}
+
+/// What [`migrate`](crate::PostgresStore::migrate) needs beside what it makes, which then belongs to whoever calls it: to
+/// create the schema, in the database of that name.
+///
+/// Where the schema is made by somebody else, its owner needs nothing more.
+pub fn migration_permissions(database: &str) -> Vec<Permission> {
+    vec![Permission::new(SYSTEM, "CREATE", format!("DATABASE {}", quoted(database)))]
+}
+
+/// The SQL that gives `role` exactly the given permissions of Postgres; those of other systems are passed over.
+///
+/// One statement a resource, without a semicolon at the end; the order is always the same.
+///
+/// ```
+/// use wakala_db::{SchemaName, sql_grants, store_permissions};
+///
+/// let grants = sql_grants("ops", &store_permissions(&SchemaName::default()));
+/// assert!(grants.contains(&r#"GRANT INSERT, SELECT ON TABLE "wakala"."line" TO "ops""#.to_owned()));
+/// ```
+pub fn sql_grants(role: &str, permissions: &[Permission]) -> Vec<String> {
+    let mut resources: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for permission in permissions.iter().filter(|permission| permission.system == SYSTEM) {
+        resources.entry(&permission.resource).or_default().insert(&permission.action);
+    }
+    let role = quoted(role);
+    resources
+        .into_iter()
+        .map(|(resource, actions)| {
+            let actions: Vec<&str> = actions.into_iter().collect();
+            format!("GRANT {} ON {resource} TO {role}", actions.join(", "))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grants_are_one_a_resource_and_of_postgres_only() {
+        let permissions = [
+            Permission::new("postgres", "SELECT", "TABLE a"),
+            Permission::new("aws", "eks:Describe", "TABLE a"),
+            Permission::new("postgres", "INSERT", "TABLE a"),
+            Permission::new("postgres", "INSERT", "TABLE a"),
+        ];
+        assert_eq!(sql_grants("o\"ps", &permissions), ["GRANT INSERT, SELECT ON TABLE a TO \"o\"\"ps\""]);
+    }
+}
