@@ -59,10 +59,11 @@ pub(crate) async fn run(args: &Args) -> Result<Status, Failure> {
 /// The share of failed requests over all ready pods of the API, as their counters grow.
 fn production(cluster: &Cluster, namespace: &str, options: &LiveOptions) -> Kubernetes {
     let api = Workload::deployment(cluster, namespace, "wakala-api");
-    let errors = PodMetric::ratio_of_increases(&options.errors_metric, &options.requests_metric);
+    let (errors, requests) = (options.errors_metric.as_str(), options.requests_metric.as_str());
+    let errors = PodMetric::ratio_of_increases(errors, requests);
     let source = PodMetrics::of(&api)
         .with_metric("error_rate", errors)
-        .with_metric("requests", PodMetric::rate(&options.requests_metric));
+        .with_metric("requests", PodMetric::rate(requests));
     let metrics = ApiMetrics::new(Arc::new(source), "error_rate").with_requests("requests");
     Kubernetes::new(cluster, namespace, metrics)
 }
