@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{Result, RunContext};
+use crate::{Permission, Result, RunContext};
 
 /// The unit of a sample's value.
 #[non_exhaustive]
@@ -168,4 +168,9 @@ pub trait MetricsSource: Debug + Send + Sync + 'static {
     /// # Errors
     /// As for [`latest`](Self::latest).
     async fn range(&self, cx: &RunContext, query: &MetricQuery, window: Duration) -> Result<Vec<Sample>>;
+
+    /// What the providers must allow for answering. As given: nothing.
+    fn permissions(&self) -> Vec<Permission> {
+        Vec::new()
+    }
 }

@@ -3,6 +3,7 @@
 //! Names of spans, fields and counters are listed in `docs/telemetry.md`.
 
 use crate::event::{Event, Notice, Observer, RunInfo};
+#[cfg(feature = "metrics")]
 use crate::store::Record;
 
 /// Writes events to the log of the program, through [`tracing`], within the spans that the engine opens for each run,

@@ -95,6 +95,7 @@ impl<'a> Interpreter<'a> {
             .with_observer(Arc::clone(&engine.observer))
             .with_limits(limits)
             .with_cancellation(run.cancellation().child_token());
+        journal.trips(cx.cancellation().clone());
         Self {
             engine,
             playbook,
@@ -164,11 +165,14 @@ impl<'a> Interpreter<'a> {
     }
 
     async fn forward(&self) -> Result<(Status, String)> {
-        let (stop, paused, unwinding, approved) = self
-            .journal
-            .read(|state| (state.stop, state.paused, state.unwinding.clone(), state.approval.is_some()))
-            .await;
+        let (stop, abandoned_by, paused) =
+            self.journal.read(|state| (state.stop, state.abandoned.clone(), state.paused)).await;
+        let (unwinding, approved) =
+            self.journal.read(|state| (state.unwinding.clone(), state.approval.is_some())).await;
         // What an earlier process was asked, or had begun to take back, is still to be done.
+        if let Some((by, reason)) = abandoned_by {
+            return Ok(abandoned(&by, &reason));
+        }
         if let Some((scope, why)) = unwinding {
             return self.take_back(scope, &why).await;
         }
@@ -195,9 +199,7 @@ impl<'a> Interpreter<'a> {
 
     /// What follows from how the steps ended.
     async fn conclude(&self, end: End) -> Result<(Status, String)> {
-        if self.journal.is_fenced() {
-            return Err(self.journal.taken_over());
-        }
+        self.journal.check()?;
         let why = self.reasons.lock().await.join("; ");
         match (end, self.halted()) {
             (End::Done, _) => Ok((Status::Succeeded, self.praise().await)),
@@ -330,11 +332,8 @@ impl<'a> Interpreter<'a> {
             Some(Halt::Stop(stop, self.run.who().to_owned(), String::new()))
         };
         let kept = self.halt.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let fenced = || {
-            let gone = self.journal.is_fenced().then(|| "somebody else drives the run".to_owned())?;
-            Some(Halt::Guard(gone))
-        };
-        kept.or_else(asked).or_else(fenced)
+        let lost = || Some(Halt::Guard(self.journal.check().err()?.chain()));
+        kept.or_else(asked).or_else(lost)
     }
 
     /// Returns once nothing more is in the way of an effect; `false` where the run halts instead.

@@ -1,8 +1,10 @@
 //! Writes a run's journal under its lease.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use super::interpreter::backoff;
 use super::state::RunState;
@@ -25,6 +27,8 @@ pub(super) struct Journal<'a> {
     broken: AtomicBool,
     /// Set once somebody else writes the journal.
     fenced: AtomicBool,
+    /// Cancelled with either, so that nothing waits for what cannot come any more.
+    trip: OnceLock<CancellationToken>,
 }
 
 #[derive(Debug)]
@@ -32,6 +36,8 @@ struct Written {
     entries: Vec<Entry>,
     tip: Option<String>,
     state: RunState,
+    /// What was written last, where neither the write nor a look afterwards could tell whether it is there.
+    doubt: Option<(Entry, String)>,
 }
 
 impl<'a> Journal<'a> {
@@ -49,10 +55,16 @@ impl<'a> Journal<'a> {
             run: run.clone(),
             info,
             epoch,
-            written: Mutex::new(Written { entries, tip, state }),
+            written: Mutex::new(Written { entries, tip, state, doubt: None }),
             broken: AtomicBool::new(false),
             fenced: AtomicBool::new(false),
+            trip: OnceLock::new(),
         })
+    }
+
+    /// Cancels `trip` once nothing more can be written.
+    pub(super) fn trips(&self, trip: CancellationToken) {
+        self.trip.get_or_init(|| trip);
     }
 
     /// Writes one record. After an error nothing more may be done to the world, and nothing but the run's
@@ -68,9 +80,7 @@ impl<'a> Journal<'a> {
         allowed: impl FnOnce(&RunState) -> bool,
     ) -> Result<bool> {
         let mut written = self.written.lock().await;
-        if self.broken.load(Ordering::Relaxed) {
-            return Err(self.lost().with_retry(Retry::Never));
-        }
+        self.check()?;
         if !allowed(&written.state) {
             return Ok(false);
         }
@@ -101,37 +111,76 @@ impl<'a> Journal<'a> {
         if self.is_fenced() {
             return Err(self.taken_over());
         }
+        self.settle_doubt(written).await?;
         let entry = Entry::new(written.entries.len() as u64, self.engine.clock.now(), self.epoch, record);
         let line = entry.line(&self.run, written.tip.as_deref());
         let hash = line.hash.clone();
         let append = self.engine.store.append(&self.run, self.epoch, line);
-        if let Err(error) = self.engine.ask_store("append", Some(&self.run), append).await
-            && !self.is_kept(&hash, &error).await
-        {
-            self.broken.store(true, Ordering::Relaxed);
-            if error.kind() == ErrorKind::Conflict {
-                self.fence();
-                return Err(self.taken_over().with_source(error));
+        if let Err(error) = self.engine.ask_store("append", Some(&self.run), append).await {
+            // A lost answer is looked into, as those of steps are.
+            let unknown = error.retry() == Retry::ObserveFirst;
+            let kept = if unknown { self.engine.last_line_is(&self.run, &hash).await } else { Ok(false) };
+            match kept {
+                Ok(true) => {}
+                Ok(false) if error.kind() == ErrorKind::Conflict => {
+                    self.fence();
+                    return Err(self.taken_over().with_source(error));
+                }
+                kept => {
+                    written.doubt = kept.is_err().then_some((entry, hash));
+                    self.broken.store(true, Ordering::Relaxed);
+                    self.trip();
+                    return Err(self.lost().with_retry(error.retry()).with_source(error));
+                }
             }
-            return Err(self.lost().with_retry(error.retry()).with_source(error));
         }
+        self.keep(written, entry, hash);
+        Ok(())
+    }
+
+    /// Finds out what became of a line of unknown fate, before another is written in its place.
+    async fn settle_doubt(&self, written: &mut Written) -> Result<()> {
+        let Some((_, hash)) = &written.doubt else { return Ok(()) };
+        let kept = self
+            .engine
+            .last_line_is(&self.run, hash)
+            .await
+            .map_err(|error| self.lost().with_retry(error.retry()).with_source(error))?;
+        if let Some((entry, hash)) = written.doubt.take().filter(|_| kept) {
+            self.keep(written, entry, hash);
+        }
+        Ok(())
+    }
+
+    fn keep(&self, written: &mut Written, entry: Entry, hash: String) {
         self.engine.observer.on_event(&self.info, &Event::Record(entry.clone()));
         written.state.apply(&entry);
         written.entries.push(entry);
         written.tip = Some(hash);
-        Ok(())
-    }
-
-    /// Whether the store has a line although its answer was an error: a lost answer is looked into, as those of
-    /// steps are.
-    async fn is_kept(&self, hash: &str, error: &Error) -> bool {
-        error.retry() == Retry::ObserveFirst && self.engine.is_last_line(&self.run, hash).await
     }
 
     /// Somebody else drives the run: nothing more is written or done here.
     pub(super) fn fence(&self) {
         self.fenced.store(true, Ordering::Relaxed);
         self.broken.store(true, Ordering::Relaxed);
+        self.trip();
+    }
+
+    fn trip(&self) {
+        if let Some(trip) = self.trip.get() {
+            trip.cancel();
+        }
+    }
+
+    /// Fails where nothing more can be written.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.is_fenced() {
+            return Err(self.taken_over());
+        }
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(self.lost().with_retry(Retry::Never));
+        }
+        Ok(())
     }
 
     pub(super) fn is_fenced(&self) -> bool {

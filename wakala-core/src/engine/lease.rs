@@ -36,7 +36,6 @@ impl Interpreter<'_> {
             // A store that does not answer is found out by whoever writes next, or needs the lease.
             let _ = self.renew().await;
             if self.journal.is_fenced() {
-                self.cx.cancellation().cancel();
                 return std::future::pending().await;
             }
         }

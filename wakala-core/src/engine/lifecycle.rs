@@ -78,7 +78,10 @@ impl Engine {
         let lease = match create.await {
             Ok(lease) => lease,
             // A lost answer is looked into, as those of steps are.
-            Err(error) if error.retry() == Retry::ObserveFirst && self.is_last_line(run.id(), &tip).await => {
+            Err(error)
+                if error.retry() == Retry::ObserveFirst
+                    && self.last_line_is(run.id(), &tip).await.unwrap_or(false) =>
+            {
                 Lease { epoch: 1 }
             }
             Err(error) => return Err(error),
@@ -103,8 +106,8 @@ impl Engine {
     ///
     /// # Errors
     /// Only before the first effect: `NotFound` for an unknown run; `Conflict` where a process drives it (see
-    /// [`RunHandle::by_force`]), where it is at its end, or where its plan was not begun while it was valid;
-    /// (a run whose process was gone before it could give back what it held does so now, and its report is returned);
+    /// [`RunHandle::by_force`]), where it is at its end (one whose process was gone before it could give back what it held
+    /// does so now, and its report is returned), or where its plan was not begun while it was valid;
     /// `InvalidConfig` where nobody is named, or the playbook is not the one that was planned: that is recorded, and the
     /// run shows as blocked; `Unexpected` for a damaged journal, `Unsupported` for one of a later version.
     pub async fn resume(&self, playbook: &Playbook, run: &RunHandle) -> Result<RunReport> {
@@ -114,10 +117,15 @@ impl Engine {
         if let Some((status, _)) = state.ended()
             && !status.is_open()
         {
-            return refuse(
-                ErrorKind::Conflict,
-                format!("it is at its end ({status}); plan and run anew, or revert it"),
-            );
+            let head = self.load(run.id()).await?.head;
+            if head.lease == LeaseState::Free {
+                let message = format!("it is at its end ({status}); plan and run anew, or revert it");
+                return refuse(ErrorKind::Conflict, message);
+            }
+            // Its process was gone before it could give back what it held.
+            self.decided("resume", run).await?;
+            let epoch = self.acquired(run, &head.resources).await?.0.epoch;
+            return Ok(self.released(self.report(run.id()).await?, epoch).await);
         }
         self.decided("resume", run).await?;
         let plan = state.plan().clone();
@@ -247,13 +255,21 @@ impl Engine {
     ) -> Result<(Journal<'_>, LeaseKeeper, u64)> {
         let asked_at = self.clock.monotonic();
         let (lease, forced) = self.acquired(run, resources).await?;
-        // Between reading and taking, the former owner may have written on.
-        let stored = if self.is_last_line(run.id(), stored.tip.as_deref().unwrap_or_default()).await {
+        // Between reading and taking, somebody else may have written on: from here on nobody else can.
+        let tip = stored.tip.as_deref().unwrap_or_default();
+        let stored = if self.last_line_is(run.id(), tip).await? {
             stored
         } else {
             self.readable("take over", run.id()).await?.0
         };
         let journal = Journal::new(self, run.id(), lease.epoch, stored)?;
+        let ended = journal.read(|state| state.ended().map(|(status, _)| *status)).await;
+        if let Some(status) = ended.filter(|status| record && !status.is_open()) {
+            let report = self.report(run.id()).await?;
+            self.released(report, lease.epoch).await;
+            let message = format!("it has come to its end meanwhile ({status})");
+            return Err(Error::new(ErrorKind::Conflict, "take over", message).on(format!("run {}", run.id())));
+        }
         if record {
             let (by, owner) = (run.who().to_owned(), self.owner.to_string());
             journal.write(Record::TakenOver { by, owner, forced }).await?;
@@ -365,7 +381,8 @@ impl Engine {
     }
 
     /// Whether the journal's last line is the one of that hash.
-    pub(super) async fn is_last_line(&self, run: &RunId, hash: &str) -> bool {
-        self.load(run).await.is_ok_and(|kept| kept.lines.last().is_some_and(|last| last.hash == hash))
+    pub(super) async fn last_line_is(&self, run: &RunId, hash: &str) -> Result<bool> {
+        let stored = self.load(run).await?;
+        Ok(stored.lines.last().is_some_and(|last| last.hash == hash))
     }
 }

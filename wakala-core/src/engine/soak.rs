@@ -7,7 +7,7 @@ use futures::future::join_all;
 use tracing::Instrument as _;
 
 use super::interpreter::{End, Halt, Interpreter};
-use super::watch::{Round, Seen, Tally};
+use super::watch::{Answers, Round, Seen, Tally};
 use crate::event::Notice;
 use crate::playbook::Soak;
 use crate::store::Record;
@@ -56,8 +56,8 @@ impl Interpreter<'_> {
         let (mut last, mut recorded) = (start, watch.covered);
         let mut blind_since = None;
         loop {
-            let (verdicts, now) = match round.ask().await {
-                Ok(answered) => answered,
+            let Answers { verdicts, at: now, wall } = match round.ask().await {
+                Ok(answers) => answers,
                 Err(error) if self.halted().is_none() => return Err(error),
                 Err(_) => return self.close(&watch, None).await,
             };
@@ -66,12 +66,12 @@ impl Interpreter<'_> {
             last = now;
             match watch.count(&verdicts, span, now - start < grace) {
                 Seen::Over(why) => return self.close(&watch, Some(why)).await,
-                Seen::Blind => drop(blind_since.get_or_insert(clock.now() - span)),
+                Seen::Blind => drop(blind_since.get_or_insert(wall - span)),
                 Seen::Fail => blind_since = None,
                 Seen::Pass => {
                     // What the sources did not tell then, those with a history may tell now.
                     if let Some(since) = blind_since.take()
-                        && let Err(why) = watch.fill(&round, since, clock.now() - span).await
+                        && let Err(why) = watch.fill(&round, since, wall - span).await
                     {
                         return self.close(&watch, Some(why)).await;
                     }

@@ -71,6 +71,8 @@ pub(super) struct RunState {
     pub(super) unwinding: Option<(Unwind, String)>,
     pub(super) paused: bool,
     pub(super) stop: Option<Stop>,
+    /// Who abandoned it, and why; until that is its end.
+    pub(super) abandoned: Option<(String, String)>,
     /// The last request that was read from the mailbox.
     pub(super) mail: u64,
     pub(super) blocked: Option<String>,
@@ -96,6 +98,7 @@ impl RunState {
             unwinding: None,
             paused: false,
             stop: None,
+            abandoned: None,
             mail: 0,
             blocked: None,
             ended: None,
@@ -122,17 +125,15 @@ impl RunState {
                     self.approval = Some(Approval::of(&self.plan, by.as_str()));
                 }
             }
-            Record::Controlled { number, control, .. } => {
+            Record::Controlled { number, control, by, reason } => {
                 self.mail = number.unwrap_or(self.mail);
                 match control {
                     Control::Pause => self.paused = true,
                     Control::Resume => self.paused = false,
                     Control::CancelKeep => self.stop = Some(Stop::Keep),
                     Control::CancelRevert => self.stop = Some(Stop::TakeBack),
-                    Control::Abandon
-                    | Control::Approve { .. }
-                    | Control::Reject { .. }
-                    | Control::Unknown => {}
+                    Control::Abandon => self.abandoned = Some((by.clone(), reason.clone())),
+                    Control::Approve { .. } | Control::Reject { .. } | Control::Unknown => {}
                 }
             }
             Record::SoakOpened { soak, .. } => {
@@ -152,7 +153,7 @@ impl RunState {
             Record::Blocked { reason, .. } => self.blocked = Some(reason.clone()),
             Record::Ended { status, reason } => {
                 self.ended = Some((*status, reason.clone()));
-                (self.paused, self.stop, self.waiting) = (false, None, None);
+                (self.paused, self.stop, self.abandoned, self.waiting) = (false, None, None, None);
             }
             _ => self.apply_to_step(entry),
         }
@@ -221,6 +222,11 @@ impl RunState {
 
     pub(super) fn step(&self, id: &StepId) -> Option<&StepState> {
         self.steps.get(id)
+    }
+
+    /// Whether an effect may be begun, as far as anybody asked.
+    pub(super) fn may_go_on(&self) -> bool {
+        !self.paused && self.stop.is_none() && self.abandoned.is_none()
     }
 
     /// Whether nothing was done yet.

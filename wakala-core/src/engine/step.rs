@@ -166,8 +166,8 @@ impl StepRun<'_> {
         let id = self.cx.step().clone();
         let intent = Record::Intent { step: id.clone(), attempt };
         // Asked within the write: a request that is in the journal first comes first.
-        let may_begin = |state: &RunState| !state.paused && state.stop.is_none();
-        let begun = self.interpreter.journal.write_if(intent, may_begin).await.map_err(Early::Journal)?;
+        let write = self.interpreter.journal.write_if(intent, RunState::may_go_on);
+        let begun = write.await.map_err(Early::Journal)?;
         if !begun {
             return Ok(None);
         }

@@ -9,7 +9,7 @@ use super::interpreter::{Halt, Interpreter, abandoned, backoff};
 use crate::clock::within;
 use crate::event::Notice;
 use crate::store::{Failure, Record, Unwind};
-use crate::{Error, ErrorKind, Phase, PlannedStep, Result, Retry, StepId, StepNode, Undone};
+use crate::{Error, ErrorKind, Phase, PlannedStep, ResourceKey, Result, Retry, StepId, StepNode, Undone};
 
 /// How often taking a step back is tried.
 const ATTEMPTS: u32 = 6;
@@ -21,7 +21,9 @@ impl Interpreter<'_> {
         if begun.is_none_or(|begun| begun != (scope, why.to_owned())) {
             self.journal.write(Record::Unwinding { scope, why: why.to_owned() }).await?;
         }
-        let (mut stuck, mut deferred) = (Vec::new(), Vec::new());
+        let (mut stuck, mut deferred, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
+        // What the steps that are not wholly back still hold.
+        let mut held: Vec<ResourceKey> = Vec::new();
         for id in self.journal.read(|state| state.to_take_back(scope)).await {
             if let Some(Halt::Abandon(by, reason)) = self.halted() {
                 return Ok(abandoned(&by, &reason));
@@ -29,29 +31,42 @@ impl Interpreter<'_> {
             let (Some(node), Some(planned)) = (self.nodes.get(&id), self.plan.step(&id)) else {
                 return Err(Error::new(ErrorKind::Unexpected, "undo", "the playbook lacks this step").on(id));
             };
+            // Below what is not back there is nothing that this step would know.
+            if planned.step.resources.iter().any(|key| held.iter().any(|held| held.overlaps(key))) {
+                waiting.push(id.to_string());
+                continue;
+            }
             let span = tracing::info_span!("wakala.undo", wakala.step.id = %id);
             match self.undo(&id, node, planned).instrument(span).await? {
                 Ok(undone) => {
                     if let Undone::Deferred(_) = &undone {
                         deferred.push(id.to_string());
+                        held.extend(planned.step.resources.iter().cloned());
                     }
                     self.journal.write(Record::Undone { step: id, undone }).await?;
                 }
+                Err(_) if matches!(self.halted(), Some(Halt::Abandon(..))) => continue,
                 Err(error) => {
                     stuck.push(id.to_string());
+                    held.extend(planned.step.resources.iter().cloned());
                     self.journal
                         .write(Record::UndoFailed { step: id, failure: Failure::from(&error) })
                         .await?;
                 }
             }
         }
+        if let Some(Halt::Abandon(by, reason)) = self.halted() {
+            return Ok(abandoned(&by, &reason));
+        }
+        let left = match waiting.as_slice() {
+            [] => String::new(),
+            steps => format!("; {} come after that", steps.join(", ")),
+        };
         Ok(if !stuck.is_empty() {
-            (
-                Status::Stuck,
-                format!("{why}, but {} could not be taken back: a person must look", stuck.join(", ")),
-            )
+            let stuck = stuck.join(", ");
+            (Status::Stuck, format!("{why}, but {stuck} could not be taken back: a person must look{left}"))
         } else if !deferred.is_empty() {
-            (Status::Held, format!("{why}, {} only in part: revert again later", deferred.join(", ")))
+            (Status::Held, format!("{why}, {} only in part: revert again later{left}", deferred.join(", ")))
         } else {
             (Status::Compensated, why.to_owned())
         })
@@ -62,7 +77,11 @@ impl Interpreter<'_> {
         let cx = self.cx.clone().with_cancellation(CancellationToken::new());
         for attempt in 1..=ATTEMPTS {
             self.ensure_lease().await?;
-            self.journal.write(Record::UndoIntent { step: id.clone(), attempt }).await?;
+            let intent = Record::UndoIntent { step: id.clone(), attempt };
+            if !self.journal.write_if(intent, |state| state.abandoned.is_none()).await? {
+                let message = "the run was abandoned before it was taken back";
+                return Ok(Err(Error::new(ErrorKind::Cancelled, "undo", message).on(id)));
+            }
             self.ensure_lease().await?;
             let cx = cx.for_step(id, Phase::Undo, attempt).with_deadline(planned.limit());
             let call = node.step.undo(&cx, &planned.step);

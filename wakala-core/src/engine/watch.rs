@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::mem::Discriminant;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
 
@@ -34,7 +34,7 @@ impl Interpreter<'_> {
             if *soaking.borrow() > 0 {
                 continue;
             }
-            let Ok((verdicts, _)) = round.ask().await else { continue };
+            let Ok(Answers { verdicts, .. }) = round.ask().await else { continue };
             if let Seen::Over(why) = tally.count(&watch.limits, &verdicts, watch.limits.interval, false) {
                 self.halt(Halt::Guard(format!("a guard of the whole run failed ({why})")));
                 return std::future::pending().await;
@@ -70,8 +70,8 @@ impl<'s> Round<'s> {
         self.cx.clone().with_deadline(self.limits.interval).with_baseline(baseline)
     }
 
-    /// Asks each guard once, and says when all had answered; what answers differently than before is recorded.
-    pub(super) async fn ask(&mut self) -> Result<(Vec<(GuardId, Verdict)>, Duration)> {
+    /// Asks each guard once; what answers differently than before is recorded.
+    pub(super) async fn ask(&mut self) -> Result<Answers> {
         let asked = self.guards.iter().map(|guard| async {
             let cx = self.context(&**guard);
             let verdict = match cx.until(guard.evaluate(&cx)).await {
@@ -84,7 +84,7 @@ impl<'s> Round<'s> {
         });
         let verdicts = join_all(asked).await;
         // Before anything is written: that may take its time, which no verdict stands for.
-        let answered_at = self.cx.clock().monotonic();
+        let (at, wall) = (self.cx.clock().monotonic(), self.cx.clock().now());
         self.cx.check()?;
         for (guard, verdict) in &verdicts {
             let kind = std::mem::discriminant(verdict);
@@ -93,8 +93,15 @@ impl<'s> Round<'s> {
                 self.interpreter.journal.write(Record::GuardTurned { soak, guard, verdict }).await?;
             }
         }
-        Ok((verdicts, answered_at))
+        Ok(Answers { verdicts, at, wall })
     }
+}
+
+/// What the guards answered, and when all had.
+pub(super) struct Answers {
+    pub(super) verdicts: Vec<(GuardId, Verdict)>,
+    pub(super) at: Duration,
+    pub(super) wall: SystemTime,
 }
 
 /// What one round showed.

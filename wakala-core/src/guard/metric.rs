@@ -12,7 +12,7 @@ use super::bound::{Baseline, Bound, Limit, Values};
 use super::judge::Seen;
 use super::window::{Aggregate, Quality, View};
 use super::{Guard, Verdict};
-use crate::{Error, ErrorKind, GuardId, MetricQuery, MetricsSource, Result, RunContext};
+use crate::{Error, ErrorKind, GuardId, MetricQuery, MetricsSource, Permission, Result, RunContext};
 
 /// A metric that still lacks its bound. See [`metric`](super::metric).
 #[derive(Debug)]
@@ -292,6 +292,10 @@ impl Baseline {
 impl Guard for MetricGuard {
     fn id(&self) -> GuardId {
         self.id.clone()
+    }
+
+    fn permissions(&self) -> Vec<Permission> {
+        self.source.permissions()
     }
 
     fn condition(&self) -> String {

@@ -5,6 +5,7 @@
 //! | that your code calls a target, source or notifier as it should | the `Mock…` types |
 //! | a playbook or step of your own against things that behave | [`FakeTarget`], [`FakeSetting`], [`FakeAutoscaler`], [`FakeMetrics`], [`FakeNotifier`] |
 //! | what it does when a call fails | [`Faults`] and the `Faulty…` wrappers |
+//! | that a playbook holds whatever goes wrong, and whenever | [`explore`](explore::explore()) |
 //! | that your own target, step, setting, source, notifier or run store keeps its trait's promises | [`conformance`] |
 //!
 //! Time is virtual: [`context`] gives a [`ManualClock`], whose
@@ -44,6 +45,7 @@ use crate::{Floor, ManualClock, ResourceKey, RunContext, Units};
 
 mod clock;
 pub mod conformance;
+pub mod explore;
 mod fakes;
 mod faults;
 mod mocks;

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wakala_core::store::{Release, Takeover};
-use wakala_core::testing::{Answer, FakeMetrics, FakeSetting, FakeTarget, Fault, Faults, FaultyStep};
+use wakala_core::testing::{
+    Answer, FakeMetrics, FakeSetting, FakeTarget, Fault, Faults, FaultyStep, FaultyStore,
+};
 use wakala_core::{
     Approval, Clock as _, Engine, ErrorKind, MemoryStore, Playbook, Record, Revert, RunCondition, RunHandle,
     RunReport, RunStore, Soak, Status, guard, step,
@@ -318,4 +320,25 @@ async fn time_that_nobody_watched_is_not_covered() {
     bench.clock.advance(MINUTE * 3);
     let report = resume(&bench, &playbook).await;
     assert_eq!((report.status, bench.elapsed()), (Status::Succeeded, MINUTE * 19 + SECOND), "{report}");
+}
+
+/// Its last word was written, and then the process was gone: the next one gives back what it held.
+#[tokio::test]
+async fn an_end_without_giving_back_is_made_up_for() {
+    let (mut bench, a) = (Bench::with_virtual_store(), setting("a"));
+    let faults = Faults::new().on("release", 1, Fault::Hang);
+    let playbook = playbook([node(&a, "a")]);
+    let plain = bench.engine.clone();
+    bench.engine =
+        plain.clone().with_store(Arc::new(FaultyStore::shared(Arc::clone(plain.store()), &faults)));
+    run_and_crash(&bench, &playbook, SECOND).await;
+    assert!(faults.reached());
+    bench.clock.advance(MINUTE * 2);
+    assert!(!plain.store().list().await.unwrap()[0].resources.is_empty());
+    let report = bench.drive(plain.resume(&playbook, &by_ana())).await.unwrap();
+    assert_eq!((report.status, a.effects()), (Status::Succeeded, 1), "{report}");
+    let head = &plain.store().list().await.unwrap()[0];
+    assert!(head.closed && head.resources.is_empty(), "{head:?}");
+    let error = bench.drive(plain.resume(&playbook, &by_ana())).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
 }

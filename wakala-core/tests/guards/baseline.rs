@@ -65,7 +65,11 @@ async fn samples_without_traffic_are_no_baseline() {
     let guard = world.metric("errors").below_baseline_times(1.5).with_min_traffic("requests", 5.0);
     let text = refusal(&world, guard.clone(), ErrorKind::NotFound).await;
     assert!(text.contains("5 usable samples") && text.contains("too little traffic"), "{text}");
-    assert!(calibrated(&world, &guard.with_min_baseline(5)).await.is_ok());
+    assert!(calibrated(&world, &guard.clone().with_min_baseline(5)).await.is_ok());
+    // Each sample is taken or left by the traffic of its own time, in a window too.
+    let windowed = guard.over(MINUTE, Aggregate::Mean).with_min_baseline(6);
+    let text = refusal(&world, windowed, ErrorKind::NotFound).await;
+    assert!(text.contains("5 usable samples"), "{text}");
 }
 
 #[tokio::test]
@@ -115,6 +119,16 @@ async fn noise_that_would_break_the_limit_is_found_beforehand() {
     // Who wants it better than before is not told that it was worse.
     let better = world.metric("errors").below_baseline_times(0.5);
     assert!(calibrated(&world, &better).await.is_ok());
+}
+
+#[tokio::test]
+async fn noise_is_what_the_guards_own_window_makes_of_it() {
+    let world = World::new();
+    world.script("errors", [(MINUTE * 60, Answer::Value(0.01)), (MINUTE * 2, Answer::Value(0.03))]);
+    let guard = world.metric("errors").below_baseline_times(2.0).over(MINUTE, Aggregate::Mean);
+    // The last two minutes are far above twice the mean of all ten, and their own minutes show it.
+    let text = refusal(&world, guard, ErrorKind::InvalidConfig).await;
+    assert!(text.contains("5 of 40 values of errors"), "{text}");
 }
 
 #[tokio::test]

@@ -42,6 +42,17 @@ async fn the_newest_sample_is_judged_as_ever() {
 }
 
 #[tokio::test]
+async fn the_limit_itself_is_broken_on_either_side() {
+    let world = World::with([("ready", 0.9)]);
+    assert_eq!(
+        world.says(&world.metric("ready").above(0.9)).await,
+        "FAIL: ready is 0.9000, must be above 0.9"
+    );
+    assert!(world.says(&world.metric("ready").above(0.89)).await.starts_with("pass"));
+    assert!(world.says(&world.metric("ready").below(0.9)).await.starts_with("FAIL"));
+}
+
+#[tokio::test]
 async fn aggregates_of_a_window() {
     let world = World::new();
     // Of the 21 samples in five minutes the last five are bad.
@@ -150,6 +161,10 @@ async fn values_that_cannot_be_are_no_measurements() {
         world.says(&guard).await,
         "no verdict: availability is 99.9, which cannot be: it lies within 0..1"
     );
+    // What the metric can have is not what its traffic can have.
+    let world = World::with([("availability", 0.99), ("requests", 50.0)]);
+    let guard = world.metric("availability").above(0.9).with_possible_values(0.0..=1.0);
+    assert_eq!(world.says(&guard.with_min_traffic("requests", 5.0)).await, "pass: availability is 0.9900");
 }
 
 #[test]

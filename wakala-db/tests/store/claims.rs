@@ -37,7 +37,7 @@ async fn life(store: &PostgresStore, n: usize) -> wakala_core::Result<()> {
     }
     store.renew(&run, lease.epoch, Duration::from_secs(60)).await?;
     store.send(&run, "{}".to_owned()).await?;
-    store.release(&run, lease.epoch, if n % 2 == 0 { Release::Closed } else { Release::Lease }).await
+    store.release(&run, lease.epoch, if n.is_multiple_of(2) { Release::Closed } else { Release::Lease }).await
 }
 
 /// All runs at once, each on things of its own, by several clients.
@@ -50,8 +50,8 @@ async fn many_disjoint_runs(clients: &[PostgresStore], what: &str) {
     let heads = clients[0].list().await.unwrap();
     assert_eq!(heads.len(), RUNS);
     for (n, head) in heads.iter().enumerate() {
-        assert_eq!((head.length, head.epoch, head.closed), (4, 1, n % 2 == 0), "{head:?}");
-        assert_eq!(head.resources.len(), if n % 2 == 0 { 0 } else { 3 }, "{head:?}");
+        assert_eq!((head.length, head.epoch, head.closed), (4, 1, n.is_multiple_of(2)), "{head:?}");
+        assert_eq!(head.resources.len(), if n.is_multiple_of(2) { 0 } else { 3 }, "{head:?}");
     }
 }
 

@@ -5,6 +5,7 @@
 mod claims;
 mod conformance;
 mod faults;
+mod hosts;
 mod permissions;
 mod rig;
 mod schema;

@@ -180,14 +180,6 @@ impl PodMetrics {
         self
     }
 
-    /// What the API server must allow: to read the workload, and to list pods of its namespace.
-    pub fn permissions(&self) -> Vec<Permission> {
-        let (namespace, resource) = (self.workload.namespace(), format!("apps/{}", self.workload.plural()));
-        let mut permissions = permit(&["get"], &resource, namespace, self.workload.name());
-        permissions.extend(permit(&["list"], "core/pods", namespace, "*"));
-        permissions
-    }
-
     /// Why ready pods are missing from the newest scrape, with how many and the names of some: `2 refused the connection
     /// (api-x, api-y)`. `None` where all answered, and before the first scrape. Asks nobody.
     pub async fn unanswered(&self) -> Option<String> {
@@ -329,5 +321,13 @@ impl MetricsSource for PodMetrics {
         let begin = cx.clock().now().checked_sub(window).unwrap_or(std::time::UNIX_EPOCH);
         let shared = cx.until(self.shared.lock()).await?;
         Ok(shared.as_ref().map(|history| history.since(place, begin)).unwrap_or_default())
+    }
+
+    /// What the API server must allow: to read the workload, and to list pods of its namespace.
+    fn permissions(&self) -> Vec<Permission> {
+        let (namespace, resource) = (self.workload.namespace(), format!("apps/{}", self.workload.plural()));
+        let mut permissions = permit(&["get"], &resource, namespace, self.workload.name());
+        permissions.extend(permit(&["list"], "core/pods", namespace, "*"));
+        permissions
     }
 }

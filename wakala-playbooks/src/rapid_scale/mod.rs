@@ -27,7 +27,7 @@ use wakala_core::guard;
 use wakala_core::{
     Autoscaler, Error, Guard, MetricQuery, MetricsSource, Notification, Notifier, NotifyStep, Playbook,
     PlaybookStep, Preflight, RaiseFloor, ReadyGuard, Result, ScaleUp, Severity, SharedTarget, Soak, StepId,
-    StepNode, Units, sequence, shared_step, step, together,
+    StepNode, Units, Urgency, sequence, shared_step, step, together,
 };
 
 #[cfg(feature = "kubernetes-eks")]
@@ -192,6 +192,7 @@ impl RapidScale {
         ]);
         let mut builder = Playbook::builder("rapid-scale")
             .with_description("Traffic spike response: capacity, then limits, then a soak.")
+            .with_urgency(Urgency::Emergency)
             .then(together([self.alert(production).into(), sequence([capacity, temporary(limits).into()])]))
             .then(self.watch(production));
         for check in production.preflight(self) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::Faults;
-use crate::{MetricQuery, MetricsSource, Result, RunContext, Sample};
+use crate::{MetricQuery, MetricsSource, Permission, Result, RunContext, Sample};
 
 /// A metrics source whose `latest` and `range` fail by a script.
 #[derive(Clone, Debug)]
@@ -36,5 +36,9 @@ impl MetricsSource for FaultyMetrics {
 
     async fn range(&self, cx: &RunContext, query: &MetricQuery, window: Duration) -> Result<Vec<Sample>> {
         self.faults.call("range", &query.to_string(), self.inner.range(cx, query, window)).await
+    }
+
+    fn permissions(&self) -> Vec<Permission> {
+        self.inner.permissions()
     }
 }

@@ -1,0 +1,3 @@
+//! Explores playbooks of its own, and proves that exploring can fail.
+
+mod fakes;

@@ -1,0 +1,17 @@
+//! Gradual scale down.
+
+use wakala_core::testing::explore::Explore;
+
+use super::production::{FakeProduction, gradual_scale_down};
+
+#[test]
+fn gradual_scale_down_holds() {
+    let found = Explore::new(|| {
+        let production = FakeProduction::new(50, None);
+        production.scene(gradual_scale_down().playbook(&production).unwrap())
+    })
+    .with_random(10_000)
+    .run();
+    println!("{found}");
+    found.assert_clean();
+}

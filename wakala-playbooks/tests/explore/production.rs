@@ -1,0 +1,166 @@
+//! The production that both playbooks work on, as fakes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use wakala_core::testing::explore::{Blackout, Scene, Snapshot};
+use wakala_core::testing::{Answer, FakeAutoscaler, FakeMetrics, FakeNotifier, FakeSetting, FakeTarget};
+use wakala_core::{
+    Autoscaler, Bounds, Guard, ManualClock, MetricsSource, Notifier, Playbook, PlaybookStep, Preflight,
+    ResourceKey, ScalableTarget as _, SharedTarget, StepId, TruceGuard, Unit, Units,
+};
+use wakala_playbooks::gradual_scale_down::{self, GradualScaleDown};
+use wakala_playbooks::rapid_scale::{self, RapidScale};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Debug)]
+pub(crate) struct FakeProduction {
+    pub(crate) api: FakeTarget,
+    pub(crate) api_autoscaler: FakeAutoscaler,
+    pub(crate) worker: FakeTarget,
+    pub(crate) cache: FakeTarget,
+    pub(crate) nodes: FakeSetting<u32>,
+    pub(crate) environment: FakeSetting<BTreeMap<String, String>>,
+    pub(crate) metrics: FakeMetrics,
+    pub(crate) blackout: Blackout,
+}
+
+impl FakeProduction {
+    /// So many replicas of the API, with the bounds of its autoscaler where it has one.
+    pub(crate) fn new(api: u32, bounds: Option<(u32, u32)>) -> Self {
+        let api = FakeTarget::new("wakala-api", api).with_lead_time(40 * SECOND);
+        let api_autoscaler = match bounds {
+            Some((min, max)) => FakeAutoscaler::new(&api, Bounds::new(min, max).unwrap()),
+            None => FakeAutoscaler::none(&api),
+        };
+        let metrics = FakeMetrics::new()
+            .with("error_rate", Answer::Value(0.001))
+            .with("latency_p95", Answer::Value(0.2))
+            .with_unit("latency_p95", Unit::Seconds);
+        Self {
+            api,
+            api_autoscaler,
+            worker: FakeTarget::new("wakala-worker", 20).with_lead_time(20 * SECOND),
+            cache: FakeTarget::new("redis-cache", 3).with_lead_time(15 * SECOND),
+            nodes: FakeSetting::new("workers-general", 10, 30).with_lead_time(90 * SECOND),
+            environment: FakeSetting::new(
+                "environment",
+                BTreeMap::new(),
+                RapidScale::default().environment(),
+            )
+            .with_lead_time(30 * SECOND),
+            metrics,
+            blackout: Blackout::new(),
+        }
+    }
+
+    fn source(&self) -> Arc<dyn MetricsSource> {
+        self.blackout.over(Arc::new(self.metrics.clone()))
+    }
+
+    /// The scene of a playbook on this production.
+    pub(crate) fn scene(&self, playbook: Playbook) -> Scene {
+        let (here, also_here) = (self.clone(), self.clone());
+        Scene::new(&ManualClock::default(), playbook, move || here.snapshot())
+            .with_sizes(move || also_here.sizes())
+            .with_blackout(&self.blackout)
+    }
+
+    fn sizes(&self) -> BTreeMap<ResourceKey, Units> {
+        [&self.api, &self.worker, &self.cache].map(|target| (target.resource(), target.size())).into()
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let sizes =
+            self.sizes().into_iter().map(|(resource, size)| (resource.as_str().to_owned(), json!(size)));
+        sizes
+            .chain([
+                ("api-floor".to_owned(), json!(self.api_autoscaler.bounds())),
+                ("nodes".to_owned(), json!(self.nodes.value())),
+                ("limits".to_owned(), json!(self.environment.value())),
+            ])
+            .collect()
+    }
+}
+
+impl rapid_scale::Production for FakeProduction {
+    fn api(&self) -> SharedTarget {
+        Arc::new(self.api.clone())
+    }
+
+    fn api_autoscaler(&self) -> Arc<dyn Autoscaler> {
+        Arc::new(self.api_autoscaler.clone())
+    }
+
+    fn cache(&self) -> SharedTarget {
+        Arc::new(self.cache.clone())
+    }
+
+    fn scale_nodes(&self, id: StepId, _: Units, _: bool) -> Arc<dyn PlaybookStep> {
+        Arc::new(self.nodes.step(id))
+    }
+
+    fn set_environment(&self, id: StepId, _: &BTreeMap<String, String>, _: Units) -> Arc<dyn PlaybookStep> {
+        Arc::new(self.environment.step(id))
+    }
+
+    fn metrics(&self) -> Option<rapid_scale::ApiMetrics> {
+        Some(rapid_scale::ApiMetrics {
+            source: self.source(),
+            error_rate: "error_rate".into(),
+            latency_p95: "latency_p95".into(),
+        })
+    }
+
+    fn guards(&self, parameters: &RapidScale) -> Vec<Arc<dyn Guard>> {
+        vec![Arc::new(TruceGuard::new(
+            rapid_scale::Production::api_autoscaler(self),
+            parameters.api_replicas,
+        ))]
+    }
+
+    fn preflight(&self, _: &RapidScale) -> Vec<Arc<dyn Preflight>> {
+        Vec::new()
+    }
+
+    fn notifier(&self) -> Arc<dyn Notifier> {
+        Arc::new(FakeNotifier::new())
+    }
+}
+
+impl gradual_scale_down::Production for FakeProduction {
+    fn api(&self) -> SharedTarget {
+        Arc::new(self.api.clone())
+    }
+
+    fn api_autoscaler(&self) -> Arc<dyn Autoscaler> {
+        Arc::new(self.api_autoscaler.clone())
+    }
+
+    fn worker(&self) -> SharedTarget {
+        Arc::new(self.worker.clone())
+    }
+
+    fn worker_autoscaler(&self) -> Arc<dyn Autoscaler> {
+        Arc::new(FakeAutoscaler::none(&self.worker))
+    }
+
+    fn metrics(&self) -> gradual_scale_down::ApiMetrics {
+        gradual_scale_down::ApiMetrics::new(self.source(), "error_rate")
+    }
+}
+
+/// The runbook's parameters.
+pub(crate) fn rapid_scale() -> RapidScale {
+    RapidScale::default()
+}
+
+/// The runbook's parameters, with a limit to how fast things may go.
+pub(crate) fn gradual_scale_down() -> GradualScaleDown {
+    let mut parameters = GradualScaleDown::default();
+    parameters.max_removed_per_minute = Some(10);
+    parameters
+}

@@ -1,0 +1,17 @@
+//! Traffic spike response.
+
+use wakala_core::testing::explore::Explore;
+
+use super::production::{FakeProduction, rapid_scale};
+
+#[test]
+fn rapid_scale_holds() {
+    let found = Explore::new(|| {
+        let production = FakeProduction::new(10, Some((5, 60)));
+        production.scene(rapid_scale().playbook(&production).unwrap())
+    })
+    .with_random(10_000)
+    .run();
+    println!("{found}");
+    found.assert_clean();
+}
