@@ -22,8 +22,8 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
 
-    /// The API has an autoscaler, whose minimum comes down instead of the size.
-    #[arg(long)]
+    /// The simulated API has an autoscaler, whose minimum comes down instead of the size.
+    #[arg(long, conflicts_with = "live")]
     pub(crate) autoscaler: bool,
 
     /// Prints one JSON report and nothing else.

@@ -99,6 +99,7 @@ fn a_command_line_that_makes_no_sense_is_refused() {
         "--seed -1",
         "--testbed",
         "--live --testbed --kubeconfig x",
+        "--live --autoscaler",
     ] {
         let line = std::iter::once("gradual_scale_down").chain(line.split_whitespace());
         Args::try_parse_from(line.clone()).expect_err(&line.collect::<Vec<_>>().join(" "));

@@ -8,8 +8,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use wakala_core::Record;
 use wakala_k8s::Cluster;
 use wakala_testbed::{
-    ControlPlane, Level, MetricsPage, MetricsPages, NodeGroup, TestNamespace, Workload,
-    horizontal_pod_autoscaler, wait_until,
+    ControlPlane, Level, MetricsPage, MetricsPages, NodeGroup, TestNamespace, Workload, wait_until,
 };
 
 use crate::Failure;
@@ -48,10 +47,6 @@ impl Testbed {
         let api = workload(API, API_SIZE).with_metrics_port(9464).with_metrics_page(&page);
         namespace.create(&api.deployment()).await?;
         namespace.create(&workload(WORKER, WORKER_SIZE).deployment()).await?;
-        if args.autoscaler {
-            let (min, max) = (API_SIZE.into(), 2 * i32::from(API_SIZE));
-            namespace.create(&horizontal_pod_autoscaler(API, min, max, 70)).await?;
-        }
         let deployments = namespace.api::<Deployment>();
         wait_until("all pods are ready", Duration::from_secs(120), || async {
             for (name, size) in [(API, API_SIZE), (WORKER, WORKER_SIZE)] {
