@@ -7,11 +7,11 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use serde_json::json;
-use wakala_core::testing::explore::{Exploration, Explore, Law, Scene};
 use wakala_core::testing::FakeTarget;
+use wakala_core::testing::explore::{Exploration, Explore, Law, Scene};
 use wakala_core::{
-    Applied, Floor, Guard, GuardId, ManualClock, Observed, OnFailure, Playbook, PlaybookStep, Result, RunContext,
-    ScalableTarget, ScaleOptions, StepId, StepPlan, Undone, Units, Verdict, step,
+    Applied, Floor, Guard, GuardId, ManualClock, Observed, OnFailure, Playbook, PlaybookStep, Result,
+    RunContext, ScalableTarget, ScaleOptions, StepId, StepPlan, Undone, Units, Verdict, step,
 };
 
 use super::stores::{Flaw, FlawedStore};
@@ -38,7 +38,6 @@ struct Broken {
     inner: Arc<dyn PlaybookStep>,
     api: FakeTarget,
     how: How,
-    remembered: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +54,7 @@ enum How {
 
 impl Broken {
     fn new(world: &World, inner: Arc<dyn PlaybookStep>, how: How) -> Arc<dyn PlaybookStep> {
-        Arc::new(Self { inner, api: world.api.clone(), how, remembered: AtomicBool::new(false) })
+        Arc::new(Self { inner, api: world.api.clone(), how })
     }
 }
 
@@ -81,7 +80,7 @@ impl PlaybookStep for Broken {
                 self.inner.apply(cx, plan).await?;
                 Ok(Applied::NoChange)
             }
-            How::Panics if self.remembered.swap(true, Ordering::Relaxed) => panic!("a step that panics"),
+            How::Panics if cx.attempt() > 1 => panic!("a step that panics"),
             _ => self.inner.apply(cx, plan).await,
         }
     }
@@ -288,7 +287,8 @@ fn shrinking(floor: Floor) -> impl Fn() -> Scene + Sync {
     move || {
         let api = FakeTarget::new("api", 10);
         let key = api.resource();
-        let playbook = Playbook::builder("below").then(step(Below(api.clone()))).with_floor(key.clone(), floor);
+        let playbook =
+            Playbook::builder("below").then(step(Below(api.clone()))).with_floor(key.clone(), floor);
         let (also, also_key) = (api.clone(), key.clone());
         Scene::new(&ManualClock::default(), playbook.build().unwrap(), move || {
             BTreeMap::from([(key.as_str().to_owned(), json!(api.size()))])

@@ -7,8 +7,8 @@ use serde_json::json;
 use wakala_core::testing::explore::{Blackout, Scene, Snapshot};
 use wakala_core::testing::{Answer, FakeAutoscaler, FakeMetrics, FakeSetting, FakeTarget};
 use wakala_core::{
-    Bounds, Guard, GuardLimits, ManualClock, OnFailure, Playbook, PlaybookStep, RaiseFloor, ScaleUp, Soak, Unit,
-    Watch, guard, sequence, shared_step, together,
+    Bounds, Guard, GuardLimits, ManualClock, OnFailure, Playbook, PlaybookStep, RaiseFloor, ScaleUp, Soak,
+    Unit, Watch, guard, sequence, shared_step, together,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -87,9 +87,7 @@ impl World {
             ]))
             .then(Soak::new("soak", 120 * SECOND).with_guards([error_rate]).with_grace(15 * SECOND))
             .then(node("cache", Arc::new(self.cache.step("cache"))))
-            .guarded_by(
-                Watch::shared([watch]).with_limits(GuardLimits::default().with_interval(20 * SECOND)),
-            )
+            .guarded_by(Watch::shared([watch]).with_limits(GuardLimits::default().with_interval(20 * SECOND)))
             .with_on_failure(self.on_failure)
             .build()
             .unwrap()

@@ -8,8 +8,8 @@ use serde_json::json;
 use wakala_core::testing::explore::{Blackout, Scene, Snapshot};
 use wakala_core::testing::{Answer, FakeAutoscaler, FakeMetrics, FakeNotifier, FakeSetting, FakeTarget};
 use wakala_core::{
-    Autoscaler, Bounds, Guard, ManualClock, MetricsSource, Notifier, Playbook, PlaybookStep, Preflight, ResourceKey,
-    ScalableTarget as _, SharedTarget, StepId, TruceGuard, Unit, Units,
+    Autoscaler, Bounds, Guard, ManualClock, MetricsSource, Notifier, Playbook, PlaybookStep, Preflight,
+    ResourceKey, ScalableTarget as _, SharedTarget, StepId, TruceGuard, Unit, Units,
 };
 use wakala_playbooks::gradual_scale_down::{self, GradualScaleDown};
 use wakala_playbooks::rapid_scale::{self, RapidScale};
@@ -46,8 +46,12 @@ impl FakeProduction {
             worker: FakeTarget::new("wakala-worker", 20).with_lead_time(20 * SECOND),
             cache: FakeTarget::new("redis-cache", 3).with_lead_time(15 * SECOND),
             nodes: FakeSetting::new("workers-general", 10, 30).with_lead_time(90 * SECOND),
-            environment: FakeSetting::new("environment", BTreeMap::new(), RapidScale::default().environment())
-                .with_lead_time(30 * SECOND),
+            environment: FakeSetting::new(
+                "environment",
+                BTreeMap::new(),
+                RapidScale::default().environment(),
+            )
+            .with_lead_time(30 * SECOND),
             metrics,
             blackout: Blackout::new(),
         }
@@ -115,7 +119,10 @@ impl rapid_scale::Production for FakeProduction {
     }
 
     fn guards(&self, parameters: &RapidScale) -> Vec<Arc<dyn Guard>> {
-        vec![Arc::new(TruceGuard::new(rapid_scale::Production::api_autoscaler(self), parameters.api_replicas))]
+        vec![Arc::new(TruceGuard::new(
+            rapid_scale::Production::api_autoscaler(self),
+            parameters.api_replicas,
+        ))]
     }
 
     fn preflight(&self, _: &RapidScale) -> Vec<Arc<dyn Preflight>> {

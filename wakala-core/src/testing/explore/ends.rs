@@ -8,9 +8,7 @@ use super::RUN;
 use super::invariants::{Breach, Law, Owners};
 use super::scene::Snapshot;
 use crate::store::{Journal, LeaseState, StoredRun};
-use crate::{
-    Engine, Entry, Plan, Record, RunCondition, RunId, RunReport, Status, StepId, StepOutcome,
-};
+use crate::{Engine, Entry, Plan, Record, RunCondition, RunId, RunReport, Status, StepId, StepOutcome};
 
 /// The keys in which two snapshots differ.
 pub(super) fn differences<'a>(before: &'a Snapshot, now: &'a Snapshot) -> BTreeSet<&'a str> {
@@ -36,6 +34,11 @@ impl Onlooker<'_> {
             return Err(Breach::of(Law::CalmRun, "the scene's store does not answer at once"));
         };
         let Ok(stored) = stored else { return Ok(None) };
+        if stored.lines.len() as u64 != stored.head.length
+            || (0..).zip(&stored.lines).any(|(seq, line)| line.seq != seq)
+        {
+            return Err(Breach::of(Law::Journal, "lines that were written are not there"));
+        }
         let hashes: Vec<_> = stored.lines.iter().map(|line| line.hash.clone()).collect();
         if !hashes.starts_with(&self.lines) {
             return Err(Breach::of(Law::Journal, "lines that were there are gone or are others"));
@@ -70,7 +73,10 @@ impl Onlooker<'_> {
     /// What must hold once a process says that it is done.
     pub(super) fn check_end(&mut self, report: &RunReport, now: &Snapshot) -> Result<(), Breach> {
         if report.reason.trim().is_empty() {
-            return Err(Breach::of(Law::Explained, format!("the run ended as {} and does not say why", report.status)));
+            return Err(Breach::of(
+                Law::Explained,
+                format!("the run ended as {} and does not say why", report.status),
+            ));
         }
         self.check_residuals(report, now)?;
         let Some(stored) = self.stored()? else {
@@ -144,8 +150,11 @@ impl Onlooker<'_> {
         let differing = differences(self.before, now);
         for key in &differing {
             if !self.is_listed(report, key) && !self.is_not_ours(report, key) {
-                let what = format!("{key} differs from before, and the report of the {} run does not list it", report.status);
-                return Err(Breach::of(Law::Residuals, what));
+                let status = report.status;
+                let what =
+                    format!("{key} differs from before, and the report of the {status} run does not list it");
+                let law = if status == Status::Compensated { Law::Undo } else { Law::Residuals };
+                return Err(Breach::of(law, what));
             }
         }
         for left in report.residuals.iter().filter(|left| left.certain) {
@@ -171,13 +180,19 @@ impl Onlooker<'_> {
                 continue;
             }
             if !report.obligations.iter().any(|owed| temporary.contains(&&owed.step)) {
-                return Err(Breach::of(Law::Owed, format!("{key} is temporary and there, and the report forgets it")));
+                return Err(Breach::of(
+                    Law::Owed,
+                    format!("{key} is temporary and there, and the report forgets it"),
+                ));
             }
             let owed = listed.get_or_insert_with(|| {
                 self.engine.obligations().now_or_never().and_then(Result::ok).unwrap_or_default()
             });
             if !owed.iter().any(|(run, owed)| run.as_str() == RUN && temporary.contains(&&owed.step)) {
-                return Err(Breach::of(Law::Owed, format!("{key} is temporary and there, and no list has it")));
+                return Err(Breach::of(
+                    Law::Owed,
+                    format!("{key} is temporary and there, and no list has it"),
+                ));
             }
         }
         Ok(())

@@ -124,7 +124,8 @@ pub(super) struct Owners {
 
 impl Owners {
     pub(super) fn of(plan: &Plan) -> Self {
-        let steps = plan.steps().iter().map(|planned| (planned.step.id.clone(), planned.step.resources.clone()));
+        let steps =
+            plan.steps().iter().map(|planned| (planned.step.id.clone(), planned.step.resources.clone()));
         Self { steps: steps.collect() }
     }
 
@@ -184,8 +185,13 @@ pub(super) struct Books {
 
 impl Books {
     pub(super) fn new(scene: &Scene, plan: Option<(&Plan, &str)>) -> Self {
-        let run_wide: Vec<_> =
-            scene.playbook.watch().into_iter().flat_map(|watch| &watch.guards).map(|guard| guard.id()).collect();
+        let run_wide: Vec<_> = scene
+            .playbook
+            .watch()
+            .into_iter()
+            .flat_map(|watch| &watch.guards)
+            .map(|guard| guard.id())
+            .collect();
         let soaks: Vec<_> = scene
             .playbook
             .soaks()
@@ -236,7 +242,8 @@ impl Books {
         self.active.insert(process);
         let verb = if half == Half::Do { "apply" } else { "undo" };
         if stale {
-            return self.breach(Law::Stale, format!("the process that was taken over from began {step}.{verb}"));
+            return self
+                .breach(Law::Stale, format!("the process that was taken over from began {step}.{verb}"));
         }
         let Some(Ok(stored)) = self.store.load(&RunId::from(RUN)).now_or_never() else {
             return self.breach(Law::IntentFirst, format!("{step}.{verb}: the store does not have the run"));
@@ -249,17 +256,20 @@ impl Books {
         };
         let last = stored.lines.iter().rev().find(|line| line.body.contains(&about));
         let Some(line) = last.filter(|line| line.body.contains(&intent)) else {
-            return self.breach(Law::IntentFirst, format!("{step}.{verb} began without an intent in the store"));
+            return self
+                .breach(Law::IntentFirst, format!("{step}.{verb} began without an intent in the store"));
         };
         if self.used.insert((step.clone(), half), line.seq) >= Some(line.seq) {
-            return self.breach(Law::IntentFirst, format!("{step}.{verb} began again without an intent of its own"));
+            return self
+                .breach(Law::IntentFirst, format!("{step}.{verb} began again without an intent of its own"));
         }
         if half == Half::Do && self.paused_at.is_some_and(|paused| paused < line.seq) {
             self.breach(Law::Paused, format!("{step}.{verb} began while the run was paused"));
         }
-        let stopped = self.stopped_at.as_ref().filter(|(at, control)| {
-            *at < line.seq && (half == Half::Do || *control == Control::Abandon)
-        });
+        let stopped = self
+            .stopped_at
+            .as_ref()
+            .filter(|(at, control)| *at < line.seq && (half == Half::Do || *control == Control::Abandon));
         if let Some((_, control)) = stopped {
             let what = format!("{step}.{verb} began although the run was asked to {control}");
             self.breach(Law::AskedToStop, what);
@@ -285,7 +295,10 @@ impl Books {
             let before = self.sizes.insert(resource.clone(), *size).unwrap_or(*size);
             let Some(floor) = self.floors.get(resource).copied().filter(|_| *size < before) else { continue };
             if *size < floor.min {
-                self.breach(Law::Floor, format!("{resource} went from {before} to {size}, its floor is {}", floor.min));
+                self.breach(
+                    Law::Floor,
+                    format!("{resource} went from {before} to {size}, its floor is {}", floor.min),
+                );
             }
             let Some(Removal { units, per }) = floor.removal else { continue };
             let removed = self.removed.entry(resource.clone()).or_default();
@@ -294,14 +307,20 @@ impl Books {
             let lately: u32 = removed.iter().map(|(_, count)| count).sum();
             if lately > units.0 {
                 let span = humantime::format_duration(per);
-                self.breach(Law::Rate, format!("{resource} lost {lately} within {span}, at most {units} may go"));
+                self.breach(
+                    Law::Rate,
+                    format!("{resource} lost {lately} within {span}, at most {units} may go"),
+                );
             }
         }
     }
 
     /// A guard passed although its source was dark.
     pub(super) fn passed_blindly(&mut self, guard: &GuardId, verdict: &Verdict) {
-        self.breach(Law::BlindGuard, format!("guard {guard} passes although its source told it nothing ({verdict})"));
+        self.breach(
+            Law::BlindGuard,
+            format!("guard {guard} passes although its source told it nothing ({verdict})"),
+        );
     }
 
     /// A guard's answer reached the engine.
@@ -336,7 +355,10 @@ impl Books {
         wanted: bool,
     ) -> (Option<Control>, Option<String>) {
         if stale {
-            self.breach(Law::Stale, format!("process {process} wrote although another one drives the run by now"));
+            self.breach(
+                Law::Stale,
+                format!("process {process} wrote although another one drives the run by now"),
+            );
         }
         const TOLD: [&str; 5] =
             ["\"soak_opened\":", "\"soak_closed\":", "\"controlled\":", "\"waiting\":", "\"ended\":"];
@@ -399,8 +421,11 @@ impl Books {
 
 /// How much of the time from `since` to `until` the spans cover.
 fn covered(spans: &[Seen], since: Duration, until: Duration) -> Duration {
-    let mut spans: Vec<_> =
-        spans.iter().map(|seen| (seen.from.max(since), seen.to.min(until))).filter(|(from, to)| from < to).collect();
+    let mut spans: Vec<_> = spans
+        .iter()
+        .map(|seen| (seen.from.max(since), seen.to.min(until)))
+        .filter(|(from, to)| from < to)
+        .collect();
     spans.sort_unstable();
     let (mut covered, mut end) = (Duration::ZERO, since);
     for (from, to) in spans {
@@ -427,7 +452,8 @@ mod tests {
 
     #[test]
     fn keys_name_their_steps_or_their_resource() {
-        let steps = vec![("nodes".into(), vec!["fake/pool".into()]), ("nodes-2".into(), vec!["fake/pool".into()])];
+        let steps =
+            vec![("nodes".into(), vec!["fake/pool".into()]), ("nodes-2".into(), vec!["fake/pool".into()])];
         let owners = Owners { steps };
         let of = |key| owners.steps(key).map(StepId::as_str).collect::<Vec<_>>();
         assert_eq!((of("nodes/min"), of("nodes")), (vec!["nodes"], vec!["nodes"]));

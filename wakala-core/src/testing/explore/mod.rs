@@ -57,7 +57,7 @@ mod wraps;
 pub use invariants::Law;
 pub use report::{Exploration, Violation};
 pub use scene::{Blackout, Scene, Snapshot};
-pub use schedule::{Schedule, Then, Trouble};
+pub use schedule::{Back, Schedule, Then, Trouble};
 
 use drive::{Setting, play};
 use invariants::Breach;
@@ -84,7 +84,10 @@ pub struct Explore<'a> {
 
 impl std::fmt::Debug for Explore<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Explore").field("random", &self.random).field("seed", &self.seed).finish_non_exhaustive()
+        f.debug_struct("Explore")
+            .field("random", &self.random)
+            .field("seed", &self.seed)
+            .finish_non_exhaustive()
     }
 }
 
@@ -152,9 +155,11 @@ impl<'a> Explore<'a> {
                     found.single = schedules.len();
                 }
                 found.random = self.random;
-                schedules.extend((self.seed..).take(self.random).map(|seed| {
-                    (Some(seed), Schedule::random(seed, calls.len() as u64))
-                }));
+                schedules.extend(
+                    (self.seed..)
+                        .take(self.random)
+                        .map(|seed| (Some(seed), Schedule::random(seed, calls.len() as u64))),
+                );
                 self.play_all(&setting, schedules, &mut found);
             }
         }
@@ -184,7 +189,8 @@ impl<'a> Explore<'a> {
         if let Some(breach) = breach {
             return Err(breach);
         }
-        let plan = planned.map_err(|error| Breach::of(Law::CalmRun, format!("it cannot be planned: {}", error.chain())))?;
+        let plan = planned
+            .map_err(|error| Breach::of(Law::CalmRun, format!("it cannot be planned: {}", error.chain())))?;
         if let Some(refusal) = plan.refusals().next() {
             return Err(Breach::of(Law::CalmRun, format!("its plan is refused: {}", refusal.text)));
         }
@@ -223,8 +229,11 @@ impl<'a> Explore<'a> {
                 let played = play(setting, &(self.make)(), schedule, false);
                 troubles.fetch_add(played.met as u64, Ordering::Relaxed);
                 let unmet = || {
-                    let what = format!("{schedule} was never met by a call: is the scene the same each time?");
-                    (seed.is_none() && played.met < schedule.troubles().len() && schedule.troubles().len() == 1)
+                    let what =
+                        format!("{schedule} was never met by a call: is the scene the same each time?");
+                    (seed.is_none()
+                        && played.met < schedule.troubles().len()
+                        && schedule.troubles().len() == 1)
                         .then(|| Breach::of(Law::Reached, what))
                 };
                 if let Some(breach) = played.breach.clone().or_else(unmet) {

@@ -166,8 +166,7 @@ impl Blackout {
     }
 
     fn has_data_of(&self, moment: SystemTime) -> bool {
-        let silent =
-            |(from, to, how): &(_, _, Dark)| *how == Dark::Silence && (*from..*to).contains(&moment);
+        let silent = |(from, to, how): &(_, _, Dark)| *how == Dark::Silence && (*from..*to).contains(&moment);
         !lock(&self.state).spans.iter().any(silent)
     }
 }
@@ -185,7 +184,8 @@ impl Dimmed {
             None => Ok(true),
             Some(Dark::Silence) => Ok(false),
             Some(Dark::Error) => {
-                Err(Error::new(ErrorKind::Unavailable, "latest", "injected: the source cannot be asked").on(query))
+                Err(Error::new(ErrorKind::Unavailable, "latest", "injected: the source cannot be asked")
+                    .on(query))
             }
         }
     }

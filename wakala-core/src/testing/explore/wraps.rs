@@ -146,9 +146,7 @@ impl Guard for WiredGuard {
     }
 
     async fn history(&self, cx: &RunContext, window: Duration) -> Option<Vec<(SystemTime, Verdict)>> {
-        let asked = async {
-            if self.wire.is_dark() { None } else { self.inner.history(cx, window).await }
-        };
+        let asked = async { if self.wire.is_dark() { None } else { self.inner.history(cx, window).await } };
         let history = self.wire.call(self.at("history"), asked).await;
         let (now, wall) = (cx.clock().monotonic(), cx.clock().now());
         for (at, verdict) in history.iter().flatten() {
