@@ -15,7 +15,9 @@ use super::{Engine, RunHandle, RunReport, Status, Stop};
 use crate::limits::Limits;
 use crate::playbook::{Gate, Node, Part};
 use crate::store::{Record, Unwind};
-use crate::{Control, Error, ErrorKind, OnFailure, Plan, Playbook, Result, RunContext, StepId, StepNode};
+use crate::{
+    Control, Error, ErrorKind, OnFailure, Plan, PlannedStep, Playbook, Result, RunContext, StepId, StepNode,
+};
 
 /// How long one call may take before its fate counts as unknown.
 pub(super) const CALL_LIMIT: Duration = Duration::from_secs(30);
@@ -58,6 +60,7 @@ pub(super) struct Interpreter<'a> {
     pub(super) playbook: &'a Playbook,
     pub(super) plan: &'a Plan,
     pub(super) nodes: BTreeMap<StepId, &'a StepNode>,
+    pub(super) planned: BTreeMap<StepId, &'a PlannedStep>,
     pub(super) journal: Journal<'a>,
     pub(super) lease: LeaseKeeper,
     pub(super) run: &'a RunHandle,
@@ -101,6 +104,7 @@ impl<'a> Interpreter<'a> {
             playbook,
             plan,
             nodes: playbook.steps().into_iter().map(|node| (node.step.id(), node)).collect(),
+            planned: plan.steps().iter().map(|planned| (planned.step.id.clone(), planned)).collect(),
             journal,
             lease,
             run,

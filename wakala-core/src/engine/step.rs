@@ -1,7 +1,9 @@
 //! Does one step: intent before effect, observe before repeating.
 
+use std::pin::pin;
 use std::time::Duration;
 
+use futures::future::poll_immediate;
 use tracing::Instrument as _;
 
 use super::interpreter::{CALL_LIMIT, End, Interpreter, backoff, no_answer};
@@ -15,7 +17,7 @@ use crate::{Applied, Error, ErrorKind, Observed, Phase, PlannedStep, Result, Ret
 impl Interpreter<'_> {
     pub(super) async fn step(&self, node: &StepNode) -> Result<End> {
         let id = node.step.id();
-        let Some(planned) = self.plan.step(&id) else {
+        let Some(&planned) = self.planned.get(&id) else {
             return Err(Error::invalid("run", "the plan lacks this step; plan again").on(id));
         };
         // What an earlier process saw in force stays done; what only failed to be noted is tried again.
@@ -81,7 +83,7 @@ impl StepRun<'_> {
     async fn run(&mut self) -> Result<(), Early> {
         self.begin_after_pause().await?;
         if self.accepted {
-            return self.settle().await;
+            return self.settle(None).await;
         }
         let attempts = self.planned.policy.attempts;
         let mut attempt = 1;
@@ -91,7 +93,7 @@ impl StepRun<'_> {
                 Observed::AtTarget => return self.adopt().await,
                 Observed::InProgress(_) => {
                     self.adopt().await?;
-                    return self.settle().await;
+                    return self.settle(None).await;
                 }
                 Observed::AtPrior if self.planned.step.is_no_change() => return Ok(()),
                 Observed::AtPrior | Observed::Moved(_) => {}
@@ -101,7 +103,7 @@ impl StepRun<'_> {
                 Observed::CannotTell(why) => return Err(Early::Failed(self.cannot_tell(&why))),
             }
             let error = match self.apply(attempt).await? {
-                Some(Ok(())) => return self.settle().await,
+                Some(Ok(accepted)) => return self.settle(accepted).await,
                 Some(Err(error)) => error,
                 None => {
                     // What was seen before a pause may be old after it.
@@ -157,8 +159,9 @@ impl StepRun<'_> {
     }
 
     /// Makes the effect, its intent recorded first. Not cut short by a stop request: a call that was begun is seen to
-    /// its end, or to the limit of its time. `None` where the run is paused: nothing was begun.
-    async fn apply(&mut self, attempt: u32) -> Result<Option<Result<()>>, Early> {
+    /// its end, or to the limit of its time. Gives the record of its answer, where that is still to be written; nothing at
+    /// all where the run is paused: then nothing was begun.
+    async fn apply(&mut self, attempt: u32) -> Result<Option<Result<Option<Record>>>, Early> {
         self.interpreter.ensure_lease().await.map_err(Early::Journal)?;
         if self.interpreter.halted().is_some() {
             return Err(Early::Stopped);
@@ -183,7 +186,7 @@ impl StepRun<'_> {
                 if applied == Applied::NoChange && self.effect == EffectKnown::Unknown {
                     // The earlier call whose fate was unknown did it, and it shows only now.
                     self.adopt().await?;
-                    return Ok(Some(Ok(())));
+                    return Ok(Some(Ok(None)));
                 }
                 if applied != Applied::NoChange {
                     self.effect = EffectKnown::Some;
@@ -191,17 +194,36 @@ impl StepRun<'_> {
                 if let Applied::Started(handle) = &applied {
                     self.cx = self.cx.clone().with_handle(Some(handle.as_str().into()));
                 }
-                self.write(Record::Applied { step: id, applied }).await?;
-                Ok(Some(Ok(())))
+                let changed = applied == Applied::Changed;
+                let record = Record::Applied { step: id, applied };
+                if changed {
+                    return Ok(Some(Ok(Some(record))));
+                }
+                self.write(record).await?;
+                Ok(Some(Ok(None)))
             }
             Err(error) => Ok(Some(Err(error))),
         }
     }
 
-    /// Waits until the effect is in force.
-    async fn settle(&mut self) -> Result<(), Early> {
+    /// Waits until the effect is in force. That it was accepted is recorded before anything is waited for; where there is
+    /// nothing to wait for, the record that it is in force says both.
+    async fn settle(&mut self, mut accepted: Option<Record>) -> Result<(), Early> {
         for failures in 1.. {
-            let error = match self.cx.until(self.node.step.settle(&self.cx, &self.planned.step)).await {
+            let answer = {
+                let mut settle = pin!(self.cx.until(self.node.step.settle(&self.cx, &self.planned.step)));
+                let at_once = if accepted.is_some() { poll_immediate(&mut settle).await } else { None };
+                if let Some(record) = accepted.take()
+                    && !matches!(at_once, Some(Ok(Ok(Observed::AtTarget))))
+                {
+                    self.write(record).await?;
+                }
+                match at_once {
+                    Some(answer) => answer,
+                    None => settle.await,
+                }
+            };
+            let error = match answer {
                 Ok(Ok(observed)) => return self.judge_settled(observed),
                 Ok(Err(error)) => error,
                 Err(end) => end,

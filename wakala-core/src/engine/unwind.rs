@@ -28,7 +28,7 @@ impl Interpreter<'_> {
             if let Some(Halt::Abandon(by, reason)) = self.halted() {
                 return Ok(abandoned(&by, &reason));
             }
-            let (Some(node), Some(planned)) = (self.nodes.get(&id), self.plan.step(&id)) else {
+            let (Some(node), Some(planned)) = (self.nodes.get(&id), self.planned.get(&id)) else {
                 return Err(Error::new(ErrorKind::Unexpected, "undo", "the playbook lacks this step").on(id));
             };
             // Below what is not back there is nothing that this step would know.

@@ -28,7 +28,7 @@ async fn a_group_runs_side_by_side() {
 /// The intent is in the journal before the effect is made, and nothing else comes between.
 #[tokio::test]
 async fn an_intent_is_recorded_before_each_effect() {
-    let (bench, a) = (Bench::new(), setting("a"));
+    let (bench, a) = (Bench::new(), setting("a").with_lead_time(MINUTE));
     let report = bench.run(&playbook([node(&a, "a")])).await;
     let records: Vec<_> = report.journal.iter().map(|entry| entry.record.to_string()).collect();
     assert_eq!(
@@ -149,4 +149,14 @@ async fn several_failures_are_all_in_the_reason() {
         Playbook::builder("p").then(together([node(&a, "a").into(), node(&b, "b").into()])).build().unwrap();
     let report = bench.run(&playbook).await;
     assert!(report.reason.contains("step a failed") && report.reason.contains("step b failed"), "{report}");
+}
+
+/// Where nothing is to be waited for, one record says that the effect was accepted and is in force.
+#[tokio::test]
+async fn what_is_in_force_at_once_is_recorded_once() {
+    let (bench, a) = (Bench::new(), setting("a"));
+    let report = bench.run(&playbook([node(&a, "a")])).await;
+    let records: Vec<_> = report.journal.iter().map(|entry| entry.record.to_string()).collect();
+    assert_eq!(records[1..3], ["a: applying", "a: done"]);
+    assert_eq!(*outcome(&report, "a"), wakala_core::StepOutcome::Done);
 }
