@@ -15,7 +15,7 @@ use super::ends::{Onlooker, differences};
 use super::invariants::{Breach, Law, Owners};
 use super::points::{Kind, Signal, Wire};
 use super::scene::{Scene, Snapshot};
-use super::schedule::{Schedule, Then};
+use super::schedule::{Back, Schedule, Then};
 use super::wraps::{WiredStore, wired};
 use crate::store::LeaseState;
 use crate::{
@@ -31,6 +31,8 @@ const MAIL: Duration = Duration::from_secs(15);
 const TRIES: usize = 6;
 /// Between two tries.
 const PAUSE: Duration = Duration::from_secs(300);
+/// How many calls the process that took over makes until the one that it took over from goes on.
+const SOON: usize = 6;
 /// More polls than any schedule needs: what goes on for longer turns in a circle.
 const MOST_POLLS: u64 = 20_000_000;
 
@@ -78,12 +80,14 @@ type RunFuture = Pin<Box<dyn Future<Output = Result<RunReport>>>>;
 struct Process {
     number: usize,
     future: RunFuture,
+    /// When it goes on, where it is suspended.
+    back: Back,
 }
 
 enum Turn {
     Ended(Result<RunReport>),
     Crashed(Then),
-    Suspended,
+    Suspended(Back),
 }
 
 /// The engine of somebody who looks on, or of one process of a run.
@@ -112,6 +116,7 @@ pub(super) fn play(setting: &Setting, scene: &Scene, schedule: &Schedule, record
             lines: Vec::new(),
         },
         suspended: Vec::new(),
+        awake: Vec::new(),
         polls: 0,
         after: Snapshot::new(),
         foreign: BTreeSet::new(),
@@ -164,6 +169,8 @@ struct Director<'a> {
     wire: Wire,
     onlooker: Onlooker<'a>,
     suspended: Vec<Process>,
+    /// Those that were taken over from and go on beside the one that took over.
+    awake: Vec<Process>,
     polls: u64,
     /// The world after the run, before anything was taken back on purpose.
     after: Snapshot,
@@ -274,8 +281,8 @@ impl Director<'_> {
                     drop(process);
                     act = self.next_after_loss(first, then)?;
                 }
-                Turn::Suspended => {
-                    self.suspended.push(process);
+                Turn::Suspended(back) => {
+                    self.suspended.push(Process { back, ..process });
                     act = self.next_after_loss(first, Then::Resume)?;
                 }
             }
@@ -341,28 +348,79 @@ impl Director<'_> {
     /// Those that were suspended go on, and find out. Returns how the run stands after that.
     fn finish_suspended(&mut self, report: RunReport) -> Result<RunReport, Breach> {
         let mut report = report;
+        for mut process in std::mem::take(&mut self.awake) {
+            // Whatever else happens to it matters to nobody.
+            if let Turn::Ended(Ok(said)) = self.turn(&mut process)? {
+                self.check_stale(process.number, &said)?;
+            }
+        }
         for mut process in std::mem::take(&mut self.suspended) {
             let number = process.number;
-            let epoch = self.onlooker.stored()?.map_or(0, |stored| stored.head.epoch);
-            let stale = self.wire.thaw(number, epoch);
-            self.wire.note(|| format!("      p{number} goes on, taken over from: {stale}"));
-            match self.turn(&mut process)? {
-                Turn::Ended(Ok(said)) if stale && said.status != Status::Superseded && !has_ended(&said) => {
-                    let what =
-                        format!("a process that was taken over from says {}: {}", said.status, said.reason);
-                    return Err(Breach::of(Law::Stale, what));
-                }
-                Turn::Ended(Ok(said)) if !stale => {
-                    self.wire.note(|| format!("      p{number} ended as {}: {}", said.status, said.reason));
-                    let now = self.now();
-                    self.onlooker.check_end(&said, &now)?;
-                    report = said;
-                }
-                // What was still to happen to it happens now, and matters to nobody.
-                Turn::Ended(_) | Turn::Crashed(_) | Turn::Suspended => {}
+            let stale = self.thaw(number)?;
+            let Turn::Ended(Ok(said)) = self.turn(&mut process)? else { continue };
+            if stale {
+                self.check_stale(number, &said)?;
+            } else {
+                self.wire.note(|| format!("      p{number} ended as {}: {}", said.status, said.reason));
+                let now = self.now();
+                self.onlooker.check_end(&said, &now)?;
+                report = said;
             }
         }
         Ok(report)
+    }
+
+    fn thaw(&mut self, number: usize) -> Result<bool, Breach> {
+        let epoch = self.onlooker.stored()?.map_or(0, |stored| stored.head.epoch);
+        let stale = self.wire.thaw(number, epoch);
+        self.wire.note(|| format!("      p{number} goes on, taken over from: {stale}"));
+        Ok(stale)
+    }
+
+    /// What a process may say that somebody took the run over from.
+    fn check_stale(&self, number: usize, said: &RunReport) -> Result<(), Breach> {
+        self.wire.note(|| format!("      p{number} ended as {}: {}", said.status, said.reason));
+        if said.status == Status::Superseded || has_ended(said) {
+            return Ok(());
+        }
+        let what = format!("a process that was taken over from says {}: {}", said.status, said.reason);
+        Err(Breach::of(Law::Stale, what))
+    }
+
+    /// Lets those go on that were suspended, once somebody took over from them and is at work, and polls them.
+    fn poll_awake(&mut self, waker: &Waker) -> Result<(), Breach> {
+        if self.suspended.iter().any(|process| process.back == Back::Soon)
+            && self.wire.calls_since_lease().is_some_and(|calls| calls >= SOON)
+        {
+            for process in std::mem::take(&mut self.suspended) {
+                // One that never had the lease is no rival; it goes on at the end.
+                if process.back == Back::Soon && self.thaw_if_stale(process.number)? {
+                    self.awake.push(process);
+                } else {
+                    self.suspended.push(process);
+                }
+            }
+        }
+        let mut place = 0;
+        while place < self.awake.len() {
+            let number = self.awake[place].number;
+            self.wire.enter(number);
+            match self.awake[place].future.as_mut().poll(&mut Context::from_waker(waker)) {
+                Poll::Pending => place += 1,
+                Poll::Ready(answer) => {
+                    drop(self.awake.remove(place));
+                    if let Ok(said) = answer {
+                        self.check_stale(number, &said)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn thaw_if_stale(&mut self, number: usize) -> Result<bool, Breach> {
+        let epoch = self.onlooker.stored()?.map_or(0, |stored| stored.head.epoch);
+        Ok(self.wire.is_rival(number, epoch) && self.thaw(number)?)
     }
 
     /// What is at its end holds nothing, or lets go of it when somebody goes on with the run.
@@ -374,8 +432,8 @@ impl Director<'_> {
             }
             self.lapse()?;
             let mut process = self.spawn(Act::Resume { force: false });
-            if let Turn::Suspended = self.turn(&mut process)? {
-                self.suspended.push(process);
+            if let Turn::Suspended(back) = self.turn(&mut process)? {
+                self.suspended.push(Process { back, ..process });
                 self.lapse()?;
             }
             found = self.onlooker.check_given_back(report);
@@ -411,7 +469,7 @@ impl Director<'_> {
                 engine.report(&RunId::from(RUN)).await
             }),
         };
-        Process { number, future }
+        Process { number, future, back: Back::Late }
     }
 
     /// Polls a process in virtual time until it ends or something happens to it.
@@ -427,13 +485,16 @@ impl Director<'_> {
             self.wire.enter(process.number);
             let answer = process.future.as_mut().poll(&mut Context::from_waker(&waker));
             let signal = self.wire.take_signal();
+            if answer.is_pending() && signal.is_none() {
+                self.poll_awake(&waker)?;
+            }
             self.wire.look()?;
             if let Poll::Ready(answer) = answer {
                 return Ok(Turn::Ended(answer));
             }
             match signal {
                 Some(Signal::Crashed(then)) => return Ok(Turn::Crashed(then)),
-                Some(Signal::Suspended) => return Ok(Turn::Suspended),
+                Some(Signal::Suspended(back)) => return Ok(Turn::Suspended(back)),
                 None => {}
             }
             for control in self.wire.due_letters() {

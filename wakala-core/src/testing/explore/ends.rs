@@ -34,6 +34,11 @@ impl Onlooker<'_> {
             return Err(Breach::of(Law::CalmRun, "the scene's store does not answer at once"));
         };
         let Ok(stored) = stored else { return Ok(None) };
+        if stored.lines.len() as u64 != stored.head.length
+            || (0..).zip(&stored.lines).any(|(seq, line)| line.seq != seq)
+        {
+            return Err(Breach::of(Law::Journal, "lines that were written are not there"));
+        }
         let hashes: Vec<_> = stored.lines.iter().map(|line| line.hash.clone()).collect();
         if !hashes.starts_with(&self.lines) {
             return Err(Breach::of(Law::Journal, "lines that were there are gone or are others"));
@@ -145,11 +150,11 @@ impl Onlooker<'_> {
         let differing = differences(self.before, now);
         for key in &differing {
             if !self.is_listed(report, key) && !self.is_not_ours(report, key) {
-                let what = format!(
-                    "{key} differs from before, and the report of the {} run does not list it",
-                    report.status
-                );
-                return Err(Breach::of(Law::Residuals, what));
+                let status = report.status;
+                let what =
+                    format!("{key} differs from before, and the report of the {status} run does not list it");
+                let law = if status == Status::Compensated { Law::Undo } else { Law::Residuals };
+                return Err(Breach::of(law, what));
             }
         }
         for left in report.residuals.iter().filter(|left| left.certain) {

@@ -57,7 +57,7 @@ mod wraps;
 pub use invariants::Law;
 pub use report::{Exploration, Violation};
 pub use scene::{Blackout, Scene, Snapshot};
-pub use schedule::{Schedule, Then, Trouble};
+pub use schedule::{Back, Schedule, Then, Trouble};
 
 use drive::{Setting, play};
 use invariants::Breach;

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use super::invariants::{Books, Breach, Half, Law, Owners};
 use super::scene::{Dark, Scene, Snapshot};
-use super::schedule::{Schedule, Then, Trouble};
+use super::schedule::{Back, Schedule, Then, Trouble};
 use crate::testing::{Fault, lock};
 use crate::{Clock as _, Control, Error, ErrorKind, GuardId, Plan, Result, Retry, StepId, Verdict};
 
@@ -111,7 +111,7 @@ impl Answer for Option<Vec<(SystemTime, Verdict)>> {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Signal {
     Crashed(Then),
-    Suspended,
+    Suspended(Back),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +148,8 @@ struct State {
     under_way: BTreeMap<usize, u32>,
     /// The epochs of the leases that processes were given.
     leases: BTreeMap<usize, u64>,
+    /// Who was given a lease last, and at which call.
+    leased_at: Option<(usize, usize)>,
     letters: Vec<(Duration, Control)>,
     dark_until: Duration,
     books: Books,
@@ -177,6 +179,7 @@ impl Wire {
             wakers: Vec::new(),
             under_way: BTreeMap::new(),
             leases: BTreeMap::new(),
+            leased_at: None,
             letters: Vec::new(),
             dark_until: Duration::ZERO,
             books: Books::new(scene, plan),
@@ -224,9 +227,16 @@ impl Wire {
         stale
     }
 
+    /// Whether a process had a lease of the run, and `epoch` is that of a later one.
+    pub(super) fn is_rival(&self, process: usize, epoch: u64) -> bool {
+        self.state().leases.get(&process).is_some_and(|own| *own < epoch)
+    }
+
     /// The store gave a process the lease.
     pub(super) fn leased(&self, process: usize, epoch: u64) {
-        self.state().leases.insert(process, epoch);
+        let mut state = self.state();
+        state.leases.insert(process, epoch);
+        state.leased_at = Some((process, state.calls.len()));
     }
 
     /// What is to be asked of the run by now.
@@ -261,6 +271,13 @@ impl Wire {
 
     pub(super) fn calls(&self) -> Vec<Kind> {
         self.state().calls.clone()
+    }
+
+    /// How many calls the present process has made since the store gave it the lease.
+    pub(super) fn calls_since_lease(&self) -> Option<usize> {
+        let state = self.state();
+        let (process, calls) = state.leased_at?;
+        (process + 1 == state.fates.len()).then(|| state.calls.len() - calls)
     }
 
     pub(super) fn unmet(&self) -> usize {
@@ -298,13 +315,13 @@ impl Wire {
                 inner.await;
                 self.crash(process, then).await
             }
-            Some(Trouble::StaleBefore) => {
-                self.suspend(process).await;
+            Some(Trouble::StaleBefore(back)) => {
+                self.suspend(process, back).await;
                 inner.await
             }
-            Some(Trouble::StaleAfter) => {
+            Some(Trouble::StaleAfter(back)) => {
                 let answer = inner.await;
-                self.suspend(process).await;
+                self.suspend(process, back).await;
                 answer
             }
             Some(Trouble::Fail(fault)) => fail(fault, call, inner).await,
@@ -348,7 +365,7 @@ impl Wire {
         let number = state.calls.len();
         let met = state.troubles.iter().position(|(point, _)| *point == number as u64);
         let mut trouble = met.map(|place| state.troubles.remove(place).1).or_else(|| state.postponed.take());
-        if matches!(trouble, Some(Trouble::StaleBefore | Trouble::StaleAfter)) {
+        if matches!(trouble, Some(Trouble::StaleBefore(_) | Trouble::StaleAfter(_))) {
             let writes = state.under_way.get(&process).is_some_and(|count| *count > 0);
             if writes || !call.is_fair_for_stale() {
                 state.postponed = trouble.take();
@@ -383,11 +400,11 @@ impl Wire {
         pending().await
     }
 
-    async fn suspend(&self, process: usize) {
+    async fn suspend(&self, process: usize, back: Back) {
         {
             let mut state = self.state();
             state.fates[process] = Fate::Suspended;
-            state.signal.get_or_insert(Signal::Suspended);
+            state.signal.get_or_insert(Signal::Suspended(back));
         }
         self.alive(process).await;
     }

@@ -25,6 +25,16 @@ pub enum Then {
     Abandon,
 }
 
+/// When a process that was suspended goes on.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Back {
+    /// While the one that took over is at work.
+    Soon,
+    /// Once the one that took over is at its end.
+    Late,
+}
+
 /// What goes wrong at one call.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,11 +45,11 @@ pub enum Trouble {
     CrashAfter(Then),
     /// The call fails.
     Fail(Fault),
-    /// The process is suspended before the call. Another one takes the run over once its lease has lapsed and sees it to its
-    /// end; then the first one goes on.
-    StaleBefore,
+    /// The process is suspended before the call. Another one takes the run over once its lease has lapsed; then the first
+    /// one goes on.
+    StaleBefore(Back),
     /// The same, with the call made and its answer delayed.
-    StaleAfter,
+    StaleAfter(Back),
     /// From this call on, and for that time, the sources of metrics cannot be asked.
     Dark(Duration),
     /// From this call on, and for that time, the sources of metrics have no data, then or later.
@@ -72,15 +82,19 @@ impl Trouble {
         use Trouble::{CrashAfter, CrashBefore, Dark, Fail, Silent, StaleAfter, StaleBefore};
         let minutes = |count: u64| Duration::from_secs(60 * count);
         let faults = FAULTS.map(|(_, fault)| Fail(fault));
+        let stale = [
+            StaleBefore(Back::Soon),
+            StaleBefore(Back::Late),
+            StaleAfter(Back::Soon),
+            StaleAfter(Back::Late),
+        ];
         match kind {
-            Kind::StoreWrite => [
-                [CrashBefore(Then::Resume), CrashAfter(Then::Resume), StaleBefore, StaleAfter].as_slice(),
-                &faults,
-            ]
-            .concat(),
+            Kind::StoreWrite => {
+                [[CrashBefore(Then::Resume), CrashAfter(Then::Resume)].as_slice(), &stale, &faults].concat()
+            }
             Kind::StoreRenew => vec![
                 CrashBefore(Then::Resume),
-                StaleBefore,
+                StaleBefore(Back::Soon),
                 Fail(Fault::RequestLost),
                 Fail(Fault::Rejected),
                 Fail(Fault::Hang),
@@ -99,14 +113,12 @@ impl Trouble {
                 &faults,
             ]
             .concat(),
-            Kind::StepRead => [
-                [CrashBefore(Then::Resume), CrashAfter(Then::Resume), StaleBefore, StaleAfter].as_slice(),
-                &faults,
-            ]
-            .concat(),
+            Kind::StepRead => {
+                [[CrashBefore(Then::Resume), CrashAfter(Then::Resume)].as_slice(), &stale, &faults].concat()
+            }
             Kind::Guard => vec![
                 CrashBefore(Then::Resume),
-                StaleBefore,
+                StaleBefore(Back::Soon),
                 Fail(Fault::RequestLost),
                 Fail(Fault::Hang),
                 Dark(minutes(2)),
@@ -125,11 +137,12 @@ impl Trouble {
             _ => Then::Abandon,
         };
         let span = Duration::from_secs(10 * (1 + below(rng, 120)));
+        let back = if below(rng, 2) == 0 { Back::Soon } else { Back::Late };
         match below(rng, 20) {
             0..3 => Self::CrashBefore(then),
             3..6 => Self::CrashAfter(then),
-            6 => Self::StaleBefore,
-            7 => Self::StaleAfter,
+            6 => Self::StaleBefore(back),
+            7 => Self::StaleAfter(back),
             8 => Self::Dark(span),
             9 => Self::Silent(span),
             10 => Self::Pause,
@@ -148,7 +161,7 @@ impl Trouble {
         match self {
             Self::CrashBefore(Then::Resume)
             | Self::CrashAfter(Then::Resume)
-            | Self::StaleBefore
+            | Self::StaleBefore(Back::Late)
             | Self::Fail(_)
             | Self::Pause
             | Self::CancelKeep
@@ -156,7 +169,10 @@ impl Trouble {
             | Self::Abandon => None,
             Self::CrashBefore(_) => Some(Self::CrashBefore(Then::Resume)),
             Self::CrashAfter(_) => Some(Self::CrashAfter(Then::Resume)),
-            Self::StaleAfter => Some(Self::StaleBefore),
+            Self::StaleBefore(Back::Soon) | Self::StaleAfter(Back::Late) => {
+                Some(Self::StaleBefore(Back::Late))
+            }
+            Self::StaleAfter(Back::Soon) => Some(Self::StaleBefore(Back::Soon)),
             Self::Dark(span) => shorter(span).map(Self::Dark),
             Self::Silent(span) => shorter(span).map(Self::Silent),
         }
@@ -173,8 +189,10 @@ impl fmt::Display for Trouble {
             Self::Fail(fault) => f.write_str(
                 FAULTS.iter().find(|(_, known)| known == fault).map_or("rejected", |(name, _)| name),
             ),
-            Self::StaleBefore => f.write_str("stale-before"),
-            Self::StaleAfter => f.write_str("stale-after"),
+            Self::StaleBefore(Back::Late) => f.write_str("stale-before"),
+            Self::StaleAfter(Back::Late) => f.write_str("stale-after"),
+            Self::StaleBefore(Back::Soon) => f.write_str("stale-before/soon"),
+            Self::StaleAfter(Back::Soon) => f.write_str("stale-after/soon"),
             Self::Dark(span) => write!(f, "dark={}s", span.as_secs()),
             Self::Silent(span) => write!(f, "silent={}s", span.as_secs()),
             Self::Pause => f.write_str("pause"),
@@ -213,8 +231,10 @@ impl FromStr for Trouble {
             };
         }
         match text {
-            "stale-before" => Ok(Self::StaleBefore),
-            "stale-after" => Ok(Self::StaleAfter),
+            "stale-before" => Ok(Self::StaleBefore(Back::Late)),
+            "stale-after" => Ok(Self::StaleAfter(Back::Late)),
+            "stale-before/soon" => Ok(Self::StaleBefore(Back::Soon)),
+            "stale-after/soon" => Ok(Self::StaleAfter(Back::Soon)),
             "pause" => Ok(Self::Pause),
             "cancel-keep" => Ok(Self::CancelKeep),
             "cancel-revert" => Ok(Self::CancelRevert),
