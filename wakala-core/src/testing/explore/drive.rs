@@ -179,6 +179,8 @@ struct Director<'a> {
 
 impl Director<'_> {
     fn all(&mut self) -> Result<(), Breach> {
+        // What is there before the first call counts as the beginning of all that follows.
+        self.wire.look()?;
         let report = self.until_closed(Act::Begin)?;
         self.after = self.now();
         match &self.setting.calm {

@@ -395,7 +395,9 @@ impl Wire {
         {
             let mut state = self.state();
             state.fates[process] = Fate::Dead;
-            state.signal.get_or_insert(Signal::Crashed(then));
+            if process + 1 == state.fates.len() {
+                state.signal.get_or_insert(Signal::Crashed(then));
+            }
         }
         pending().await
     }
@@ -403,6 +405,10 @@ impl Wire {
     async fn suspend(&self, process: usize, back: Back) {
         {
             let mut state = self.state();
+            // One that others took over from goes on to its end.
+            if process + 1 != state.fates.len() {
+                return;
+            }
             state.fates[process] = Fate::Suspended;
             state.signal.get_or_insert(Signal::Suspended(back));
         }
