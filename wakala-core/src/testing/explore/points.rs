@@ -214,6 +214,10 @@ impl Wire {
         self.state().signal.take()
     }
 
+    pub(super) fn is_dead(&self, process: usize) -> bool {
+        self.state().fates[process] == Fate::Dead
+    }
+
     /// Lets a suspended process go on, and says whether somebody took the run over from it: whether `epoch` is the one
     /// of another lease than its own.
     pub(super) fn thaw(&self, process: usize, epoch: u64) -> bool {
