@@ -155,6 +155,18 @@ pub(crate) struct LiveOptions {
     /// Takes the temporary changes back after the soak.
     #[arg(long, requires = "live")]
     pub(crate) revert: bool,
+
+    /// Where runs are kept.
+    #[arg(long, requires = "live", default_value = "wakala-runs.db")]
+    pub(crate) runs: PathBuf,
+
+    /// Goes on with a run whose process is gone, or that was held.
+    #[arg(long, requires = "live", value_name = "RUN", conflicts_with_all = ["testbed", "take_back"])]
+    pub(crate) resume: Option<String>,
+
+    /// Takes back what was temporary of an earlier run.
+    #[arg(long, requires = "live", value_name = "RUN", conflicts_with = "testbed")]
+    pub(crate) take_back: Option<String>,
 }
 
 /// Who answers the spike.

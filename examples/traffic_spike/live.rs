@@ -7,8 +7,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use wakala_aws::AwsConfig;
 use wakala_core::{
-    Approval, Clock as _, Engine, LogNotifier, Notifier, Plan, Revert, RunHandle, RunReport, Status, Stop,
-    SystemClock,
+    Approval, Clock as _, Engine, LogNotifier, Notifier, Plan, Revert, RunHandle, RunReport, SqliteStore,
+    Status, Stop, SystemClock,
 };
 use wakala_k8s::Cluster;
 use wakala_playbooks::notify::WebhookNotifier;
@@ -38,27 +38,40 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
 
     let clock = Arc::new(SystemClock::new());
     view.set_origin(clock.now());
-    let engine = Engine::new().with_clock(clock).with_observer(Arc::new(view.clone()));
+    let store = SqliteStore::open(&options.runs).await?;
+    let engine =
+        Engine::new().with_clock(clock).with_observer(Arc::new(view.clone())).with_store(Arc::new(store));
     let production = site.production.clone().with_notifier(notifier()?);
     let playbook = args.parameters.playbook().playbook(&production)?;
+    let person = std::env::var("USER").unwrap_or_else(|_| "on-call".to_owned());
+    if let Some(run) = options.resume.as_ref().or(options.take_back.as_ref()) {
+        let run = RunHandle::new(run.as_str()).by(person);
+        let report = if options.resume.is_some() {
+            stop_on_ctrl_c(&run, options.on_interrupt, &view);
+            engine.resume(&playbook, &run).await?
+        } else {
+            engine.revert(&playbook, &run, Revert::Temporary).await?
+        };
+        view.finish();
+        return show(args, None, &report);
+    }
     let plan = engine.plan(&playbook).await?;
     view.line(&format!("{plan}"));
 
-    let run = RunHandle::generate();
+    let run = RunHandle::generate().by(person.as_str());
     if !approved(args, &plan)? {
         view.line("Not approved; nothing was changed.");
         return Ok(ExitCode::FAILURE);
     }
     stop_on_ctrl_c(&run, options.on_interrupt, &view);
-    let approver = std::env::var("USER").unwrap_or_else(|_| "on-call".to_owned());
-    let mut report = engine.run(&playbook, &plan, &Approval::of(&plan, approver), &run).await?;
+    let mut report = engine.run(&playbook, &plan, &Approval::of(&plan, person), &run).await?;
     let status = report.status;
     if options.revert && matches!(status, Status::Succeeded | Status::Held | Status::Stopped) {
         view.line(&format!("\n{report}"));
         report = engine.revert(&playbook, &run, Revert::Temporary).await?;
     }
     view.finish();
-    show(args, &plan, &report)?;
+    show(args, Some(&plan), &report)?;
     Ok(if status == Status::Succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -124,31 +137,32 @@ fn stop_on_ctrl_c(run: &RunHandle, interrupt: Interrupt, view: &View) {
 struct Document<'a> {
     example: &'static str,
     mode: &'static str,
-    plan_hash: String,
-    plan: &'a Plan,
+    plan_hash: Option<String>,
+    plan: Option<&'a Plan>,
     run: &'a RunReport,
 }
 
-fn show(args: &Args, plan: &Plan, report: &RunReport) -> Result<(), Failure> {
+/// The report; success where the run did what it was to do, all or back.
+fn show(args: &Args, plan: Option<&Plan>, report: &RunReport) -> Result<ExitCode, Failure> {
+    let done = matches!(report.status, Status::Succeeded | Status::Compensated);
+    let code = if done { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     if args.json {
-        let document =
-            Document { example: "traffic_spike", mode: "live", plan_hash: plan.hash(), plan, run: report };
+        let plan_hash = plan.map(Plan::hash);
+        let document = Document { example: "traffic_spike", mode: "live", plan_hash, plan, run: report };
         println!("{}", serde_json::to_string(&document)?);
-        return Ok(());
+        return Ok(code);
     }
     println!("\n{report}");
-    if !report.residuals.is_empty() {
-        // The report speaks of revert, which needs the run's journal.
-        println!(
-            "This program keeps its run in memory: from here on, what is listed above is put back by hand, or by \
-             --revert in the same run.\n"
-        );
+    if !report.obligations.is_empty() {
+        // The report speaks of revert: this is how.
+        println!("What is owed goes back with the same options and --take-back {}.\n", report.run_id);
     }
     if !args.no_page {
-        let page = Page::new("Traffic spike, live").with_run(report).with_plan(plan).render();
-        std::fs::write(&args.page, page)
+        let page = Page::new("Traffic spike, live").with_run(report);
+        let page = plan.into_iter().fold(page, Page::with_plan);
+        std::fs::write(&args.page, page.render())
             .map_err(|error| format!("cannot write the page {}: {error}", args.page.display()))?;
         println!("Page: {}", args.page.display());
     }
-    Ok(())
+    Ok(code)
 }

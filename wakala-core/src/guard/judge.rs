@@ -61,7 +61,7 @@ impl MetricGuard {
     pub(super) fn traffic(&self, windowed: bool, now: SystemTime, samples: &[Sample]) -> Result<(), String> {
         let Some((query, least)) = &self.traffic else { return Ok(()) };
         let mut view = View { min_samples: Some(1), ..self.view };
-
+        view.quality.possible = None;
         // The mean over the window, times the window, is how much there was to judge by.
         view.window = view.window.filter(|_| windowed).map(|(window, _)| (window, Aggregate::Mean));
         let metric = &self.query;

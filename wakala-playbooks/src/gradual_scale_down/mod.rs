@@ -43,6 +43,9 @@ const ATTEMPTS: u32 = 40;
 const INTERVAL: Duration = Duration::from_secs(15);
 const FAIL_LIMIT: u32 = 3;
 
+/// Which share of the pods must have answered: those that do not may be the ones that fail.
+const MIN_COVERAGE: f64 = 0.8;
+
 /// What the playbook needs of a production.
 ///
 /// Nothing here may do I/O: the parts are made first, and asked when the playbook is planned.
@@ -231,6 +234,7 @@ impl GradualScaleDown {
     fn watch(&self, production: &dyn Production, metrics: &ApiMetrics) -> Watch {
         let error_rate = guard::metric(Arc::clone(&metrics.source), metrics.error_rate.clone())
             .below(self.max_error_rate)
+            .with_min_coverage(MIN_COVERAGE)
             .named("error-rate");
         let mut guards: Vec<Arc<dyn Guard>> = vec![Arc::new(error_rate)];
         guards.extend(production.guards(self));

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod autoscaler;
+#[cfg(feature = "kubernetes")]
+mod cluster;
 mod descent;
 mod errata;
 mod limits;
