@@ -179,6 +179,8 @@ struct Director<'a> {
 
 impl Director<'_> {
     fn all(&mut self) -> Result<(), Breach> {
+        // What is there before the first call counts as the beginning of all that follows.
+        self.wire.look()?;
         let report = self.until_closed(Act::Begin)?;
         self.after = self.now();
         match &self.setting.calm {
@@ -406,6 +408,7 @@ impl Director<'_> {
             let number = self.awake[place].number;
             self.wire.enter(number);
             match self.awake[place].future.as_mut().poll(&mut Context::from_waker(waker)) {
+                Poll::Pending if self.wire.is_dead(number) => drop(self.awake.remove(place)),
                 Poll::Pending => place += 1,
                 Poll::Ready(answer) => {
                     drop(self.awake.remove(place));
@@ -495,6 +498,8 @@ impl Director<'_> {
             match signal {
                 Some(Signal::Crashed(then)) => return Ok(Turn::Crashed(then)),
                 Some(Signal::Suspended(back)) => return Ok(Turn::Suspended(back)),
+                // It is not the last one, and was to be gone all the same.
+                None if self.wire.is_dead(process.number) => return Ok(Turn::Crashed(Then::Resume)),
                 None => {}
             }
             for control in self.wire.due_letters() {

@@ -11,7 +11,8 @@ use super::RUN;
 use super::scene::Scene;
 use crate::store::Record;
 use crate::{
-    Control, Entry, Floor, GuardId, Plan, Removal, ResourceKey, RunId, RunStore, StepId, Units, Verdict,
+    Control, Entry, Floor, GuardId, Plan, Removal, ResourceKey, RunId, RunStore, Status, StepId, Units,
+    Verdict,
 };
 
 /// What was broken.
@@ -30,6 +31,8 @@ pub enum Law {
     Condition,
     /// Once nothing goes wrong any more, the run comes to its end.
     End,
+    /// A run that is at its end changes nothing more, unless it is taken back.
+    Ended,
     /// Every end has its reason.
     Explained,
     /// No target goes below its floor.
@@ -75,6 +78,7 @@ impl fmt::Display for Law {
             Self::Check => "check",
             Self::Condition => "condition",
             Self::End => "end",
+            Self::Ended => "ended",
             Self::Explained => "explained",
             Self::Floor => "floor",
             Self::IntentFirst => "intent first",
@@ -176,6 +180,7 @@ pub(super) struct Books {
     active: BTreeSet<usize>,
     paused_at: Option<u64>,
     stopped_at: Option<(u64, Control)>,
+    ended: Option<Status>,
     soaks: Vec<Watched>,
     passes: BTreeMap<GuardId, Vec<Seen>>,
     last_fail: BTreeMap<GuardId, Duration>,
@@ -215,6 +220,7 @@ impl Books {
             active: BTreeSet::new(),
             paused_at: None,
             stopped_at: None,
+            ended: None,
             longest_interval: soaks.iter().map(|soak| soak.interval).max().unwrap_or_default(),
             soaks,
             passes: BTreeMap::new(),
@@ -265,6 +271,12 @@ impl Books {
         }
         if half == Half::Do && self.paused_at.is_some_and(|paused| paused < line.seq) {
             self.breach(Law::Paused, format!("{step}.{verb} began while the run was paused"));
+        }
+        if let Some(status) = self.ended.filter(|_| half == Half::Do) {
+            self.breach(
+                Law::Ended,
+                format!("{step}.{verb} began although the run was at its end ({status})"),
+            );
         }
         let stopped = self
             .stopped_at
@@ -388,7 +400,10 @@ impl Books {
             Record::Waiting { gate, .. } => {
                 approval = Some(Control::Approve { gate: gate.clone(), plan_hash: self.plan_hash.clone() });
             }
-            Record::Ended { .. } => (self.paused_at, self.stopped_at) = (None, None),
+            Record::Ended { status, .. } => {
+                (self.paused_at, self.stopped_at) = (None, None);
+                self.ended = self.ended.or((!status.is_open()).then_some(*status));
+            }
             _ => {}
         }
         (approval, wanted.then(|| entry.record.to_string()))

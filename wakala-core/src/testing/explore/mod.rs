@@ -153,6 +153,12 @@ impl<'a> Explore<'a> {
                 if self.single {
                     schedules.extend(Schedule::singles(&calls).into_iter().map(|schedule| (None, schedule)));
                     found.single = schedules.len();
+                    for first in Schedule::lost_effects(&calls) {
+                        let lost = play(&setting, &(self.make)(), &first, false);
+                        let next = first.and_then(&lost.calm.calls);
+                        found.double += next.len();
+                        schedules.extend(next.into_iter().map(|schedule| (None, schedule)));
+                    }
                 }
                 found.random = self.random;
                 schedules.extend(
@@ -174,6 +180,7 @@ impl<'a> Explore<'a> {
             took: std::time::Duration::ZERO,
             planning: 0,
             single: 0,
+            double: 0,
             random: 0,
             seed: self.seed,
             troubles: 0,
@@ -231,9 +238,7 @@ impl<'a> Explore<'a> {
                 let unmet = || {
                     let what =
                         format!("{schedule} was never met by a call: is the scene the same each time?");
-                    (seed.is_none()
-                        && played.met < schedule.troubles().len()
-                        && schedule.troubles().len() == 1)
+                    (seed.is_none() && played.met < schedule.troubles().len())
                         .then(|| Breach::of(Law::Reached, what))
                 };
                 if let Some(breach) = played.breach.clone().or_else(unmet) {

@@ -214,6 +214,10 @@ impl Wire {
         self.state().signal.take()
     }
 
+    pub(super) fn is_dead(&self, process: usize) -> bool {
+        self.state().fates[process] == Fate::Dead
+    }
+
     /// Lets a suspended process go on, and says whether somebody took the run over from it: whether `epoch` is the one
     /// of another lease than its own.
     pub(super) fn thaw(&self, process: usize, epoch: u64) -> bool {
@@ -395,7 +399,9 @@ impl Wire {
         {
             let mut state = self.state();
             state.fates[process] = Fate::Dead;
-            state.signal.get_or_insert(Signal::Crashed(then));
+            if process + 1 == state.fates.len() {
+                state.signal.get_or_insert(Signal::Crashed(then));
+            }
         }
         pending().await
     }
@@ -403,6 +409,10 @@ impl Wire {
     async fn suspend(&self, process: usize, back: Back) {
         {
             let mut state = self.state();
+            // One that others took over from goes on to its end.
+            if process + 1 != state.fates.len() {
+                return;
+            }
             state.fates[process] = Fate::Suspended;
             state.signal.get_or_insert(Signal::Suspended(back));
         }

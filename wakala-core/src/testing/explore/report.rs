@@ -62,6 +62,9 @@ pub struct Exploration {
     pub planning: usize,
     /// Schedules in which one call of the run goes wrong: every one.
     pub single: usize,
+    /// Schedules in which a process is gone right after a call that changes the world, and one of the next calls goes wrong
+    /// too, that of whoever goes on with the run.
+    pub double: usize,
     /// Schedules of chance, in which several things go wrong.
     pub random: usize,
     /// The seed of the first of them; the next one has the next seed.
@@ -79,7 +82,7 @@ pub struct Exploration {
 impl Exploration {
     /// How many schedules were played.
     pub fn schedules(&self) -> usize {
-        self.planning + self.single + self.random
+        self.planning + self.single + self.double + self.random
     }
 
     /// Panics with all that was found, where something was.
@@ -93,13 +96,13 @@ impl Exploration {
 
 impl fmt::Display for Exploration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { playbook, calls, planning, single, random, seed, troubles, failed, .. } = self;
+        let Self { playbook, calls, planning, single, double, random, seed, troubles, failed, .. } = self;
         let took = humantime::format_duration(Duration::from_secs(self.took.as_secs()));
         let elapsed = self.elapsed.as_secs_f64();
         writeln!(
             f,
-            "{playbook}: {} schedules in {elapsed:.1} s ({planning} of planning, {single} with one trouble, {random} of chance \
-             from seed {seed}), {troubles} troubles, {failed} schedules broke something",
+            "{playbook}: {} schedules in {elapsed:.1} s ({planning} of planning, {single} with one trouble, {double} with a \
+             second one right after it, {random} of chance from seed {seed}), {troubles} troubles, {failed} schedules broke something",
             self.schedules()
         )?;
         writeln!(f, "a run without trouble, taken back twice: {calls} calls, {took}")?;

@@ -244,6 +244,9 @@ impl FromStr for Trouble {
     }
 }
 
+/// How many calls after a first trouble a second one is tried at.
+const NEXT: u64 = 12;
+
 /// What goes wrong at which call, counted from 1 over all calls of steps, guards and the store.
 ///
 /// Its text can be read back: `12:crash-after 40:answer-lost`.
@@ -278,6 +281,25 @@ impl Schedule {
             Trouble::all_at(*kind).into_iter().map(move |trouble| Self::calm().with(point, trouble))
         };
         (1..).zip(calls).flat_map(at).collect()
+    }
+
+    /// One schedule for each call that changes the world: its process is gone right after it.
+    pub(super) fn lost_effects(calls: &[Kind]) -> Vec<Self> {
+        let writes = (1..).zip(calls).filter(|(_, kind)| **kind == Kind::StepWrite);
+        writes.map(|(point, _)| Self::calm().with(point, Trouble::CrashAfter(Then::Resume))).collect()
+    }
+
+    /// One schedule for each thing that can go wrong at the next calls after what goes wrong in this one, where `calls` are
+    /// those that are made then.
+    pub(super) fn and_then(&self, calls: &[Kind]) -> Vec<Self> {
+        let last = self.troubles.last().map_or(0, |(point, _)| *point);
+        (1..)
+            .zip(calls)
+            .filter(|(point, _)| (last + 1..=last + NEXT).contains(point))
+            .flat_map(|(point, kind)| {
+                Trouble::all_at(*kind).into_iter().map(move |trouble| self.clone().with(point, trouble))
+            })
+            .collect()
     }
 
     /// Two to five things that go wrong somewhere within `calls` calls and a little later.
