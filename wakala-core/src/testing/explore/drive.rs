@@ -516,10 +516,8 @@ impl Director<'_> {
             if self.polls > MOST_POLLS {
                 return Err(Breach::of(Law::End, "it turns in a circle in which no time passes"));
             }
-            if !flag.0.load(Ordering::Relaxed) {
-                if !clock.advance_to_next() {
-                    return Err(Breach::of(Law::End, "it waits for something that never comes"));
-                }
+            if !flag.0.load(Ordering::Relaxed) && !clock.advance_to_next() {
+                return Err(Breach::of(Law::End, "it waits for something that never comes"));
             }
             if self.wire.scene().now() > begun + limit {
                 let limit = humantime::format_duration(limit);
