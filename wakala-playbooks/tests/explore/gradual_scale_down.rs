@@ -3,6 +3,7 @@
 use wakala_core::testing::explore::Explore;
 
 use super::production::{FakeProduction, gradual_scale_down};
+use super::shown;
 
 #[test]
 fn gradual_scale_down_holds() {
@@ -10,8 +11,8 @@ fn gradual_scale_down_holds() {
         let production = FakeProduction::new(50, None);
         production.scene(gradual_scale_down().playbook(&production).unwrap())
     })
-    .with_random(std::env::var("RANDOM").map_or(10_000, |n| n.parse().unwrap()))
+    .with_random(10_000)
     .run();
-    println!("{found}");
+    shown(&found);
     found.assert_clean();
 }

@@ -6,6 +6,15 @@
 // Helpers unwrap as tests do.
 #![allow(clippy::unwrap_used)]
 
+use std::io::Write as _;
+
+use wakala_core::testing::explore::Exploration;
+
 mod gradual_scale_down;
 mod production;
 mod rapid_scale;
+
+/// Says what was tried, also where the test passes and its output is not shown.
+fn shown(found: &Exploration) {
+    let _ = write!(std::io::stderr(), "{found}");
+}

@@ -3,6 +3,7 @@
 use wakala_core::testing::explore::Explore;
 
 use super::production::{FakeProduction, rapid_scale};
+use super::shown;
 
 #[test]
 fn rapid_scale_holds() {
@@ -10,8 +11,8 @@ fn rapid_scale_holds() {
         let production = FakeProduction::new(10, Some((5, 60)));
         production.scene(rapid_scale().playbook(&production).unwrap())
     })
-    .with_random(std::env::var("RANDOM").map_or(10_000, |n| n.parse().unwrap()))
+    .with_random(10_000)
     .run();
-    println!("{found}");
+    shown(&found);
     found.assert_clean();
 }
