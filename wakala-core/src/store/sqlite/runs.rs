@@ -216,7 +216,9 @@ impl Found {
 }
 
 fn find(db: &Transaction<'_>, run: &RunId) -> rusqlite::Result<Option<Found>> {
-    db.query_one(&format!("{RUN} FROM runs WHERE run = ?1"), [run.as_str()], Found::read).optional()
+    // Asked before every write.
+    let mut statement = db.prepare_cached(&format!("{RUN} FROM runs WHERE run = ?1"))?;
+    statement.query_row([run.as_str()], Found::read).optional()
 }
 
 fn hold(
@@ -274,10 +276,8 @@ fn all_claims(db: &Transaction<'_>) -> rusqlite::Result<Vec<(RunId, ResourceKey)
 
 fn insert(db: &Transaction<'_>, run: &RunId, seq: i64, line: &Line) -> Result<(), Stop> {
     // The run's length follows by a trigger.
-    db.execute(
-        "INSERT INTO lines (run, seq, body, hash) VALUES (?1, ?2, ?3, ?4)",
-        params![run.as_str(), seq, line.body, line.hash],
-    )?;
+    db.prepare_cached("INSERT INTO lines (run, seq, body, hash) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![run.as_str(), seq, line.body, line.hash])?;
     Ok(())
 }
 
