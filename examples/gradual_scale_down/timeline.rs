@@ -89,9 +89,10 @@ fn tells(record: &Record) -> bool {
     )
 }
 
-fn sizes(frame: &Frame) -> Option<(u32, u32, Option<(u32, u32)>)> {
+/// Ready replicas of the API and the worker, and the minimum of the API's autoscaler.
+fn sizes(frame: &Frame) -> Option<(u32, u32, Option<u32>)> {
     let (api, worker) = (frame.workload("wakala-api")?, frame.workload("wakala-worker")?);
-    Some((api.ready, worker.ready, api.autoscaler))
+    Some((api.ready, worker.ready, api.autoscaler.map(|(min, _)| min)))
 }
 
 fn fails(frame: &Frame) -> bool {
@@ -100,12 +101,12 @@ fn fails(frame: &Frame) -> bool {
 
 impl Sizes {
     fn of(frame: &Frame, start: u64) -> Self {
-        let (api, worker, autoscaler) = sizes(frame).unwrap_or_default();
+        let (api, worker, minimum) = sizes(frame).unwrap_or_default();
         Self {
             second: frame.second - start,
             api,
             worker,
-            minimum: autoscaler.map(|(min, _)| min),
+            minimum,
             load: frame.load,
             error_rate: frame.error_rate.unwrap_or_default(),
         }

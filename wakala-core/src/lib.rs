@@ -2,8 +2,8 @@
 //!
 //! A [`Playbook`] is an ordered composition of steps, side-by-side groups and soaks. [`Engine::plan`] reads only and
 //! turns it into a [`Plan`]: data that a person reads and approves. [`Engine::run`] does what was approved, verifies
-//! it, watches, and can be stopped at any moment; [`Engine::revert`] takes it back. What happened, and what is left of
-//! it, is in the [`RunReport`].
+//! it, watches, and can be stopped at any moment; [`Engine::resume`] goes on with it in another process;
+//! [`Engine::revert`] takes it back. What happened, and what is left of it, is in the [`RunReport`].
 //!
 //! # The five words
 //!
@@ -75,9 +75,10 @@
 //!
 //! | feature | what it adds |
 //! |---|---|
+//! | `metrics` | `MetricsObserver`: counters through the `metrics` facade |
 //! | `sim` | `sim`: a simulated production in virtual time that playbooks run against |
 //! | `sqlite` | `SqliteStore`: runs in an SQLite file, that outlast the process |
-//! | `testing` | `testing`: mocks, fakes, fault wrappers, conformance checks; outside of semver |
+//! | `testing` | `testing`: mocks, fakes, fault wrappers, conformance checks, `explore`; outside of semver |
 //!
 //! No client library, no network: providers are crates of their own.
 

@@ -67,6 +67,7 @@ pub struct Engine {
     lease: Duration,
     mail_interval: Duration,
     floors: BTreeMap<ResourceKey, Floor>,
+    dependencies: Vec<ResourceKey>,
 }
 
 impl Default for Engine {
@@ -83,6 +84,7 @@ impl Default for Engine {
             lease: Duration::from_secs(60),
             mail_interval: Duration::from_secs(1),
             floors: BTreeMap::new(),
+            dependencies: Vec::new(),
         }
     }
 }
@@ -148,6 +150,14 @@ impl Engine {
     #[must_use]
     pub fn with_floor(mut self, resource: impl Into<ResourceKey>, floor: Floor) -> Self {
         self.floors.entry(resource.into()).and_modify(|kept| *kept = kept.and(floor)).or_insert(floor);
+        self
+    }
+
+    /// Names something that runs of this engine themselves need: the database of their store, the source of their metrics.
+    /// Plans that change it are refused.
+    #[must_use]
+    pub fn depends_on(mut self, resource: impl Into<ResourceKey>) -> Self {
+        self.dependencies.push(resource.into());
         self
     }
 

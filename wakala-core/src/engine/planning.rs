@@ -51,6 +51,7 @@ impl Engine {
         let steps = all_or_errors(planned)?;
         let plans: Vec<StepPlan> = steps.iter().map(|planned| planned.step.clone()).collect();
         let (mut findings, baselines) = self.prove_guards(playbook, &cx).await;
+        findings.extend(steps.iter().flat_map(|planned| self.self_harm(planned)));
         let checks = join_all(playbook.preflight().iter().map(|check| {
             let found = within(&*self.clock, PLAN_LIMIT, check.check(&cx, &plans));
             found.map(|found| {
@@ -134,6 +135,20 @@ impl Engine {
             }
         }
         Ok(sizes)
+    }
+
+    /// A run must not change what it needs itself: it could neither record nor judge what it does then.
+    fn self_harm<'p>(&'p self, planned: &'p PlannedStep) -> impl Iterator<Item = Finding> + 'p {
+        let changes = planned.step.resources.iter().filter(|_| !planned.step.is_no_change());
+        changes.flat_map(move |resource| {
+            let needed = self.dependencies.iter().filter(|needed| needed.overlaps(resource));
+            needed.map(move |needed| {
+                let id = &planned.step.id;
+                Finding::refusal(format!(
+                    "step {id} changes {resource}, and the run itself depends on {needed}"
+                ))
+            })
+        })
     }
 
     /// The floors of a playbook and of the engine: all of them hold.

@@ -137,8 +137,8 @@ impl Playbook {
     #[cfg(feature = "testing")]
     pub(crate) fn rewired(
         &self,
-        step: &dyn Fn(&Arc<dyn PlaybookStep>) -> Arc<dyn PlaybookStep>,
-        guard: &dyn Fn(&Arc<dyn Guard>) -> Arc<dyn Guard>,
+        step: &part::Replace<'_, dyn PlaybookStep>,
+        guard: &part::Replace<'_, dyn Guard>,
     ) -> Self {
         let mut playbook = self.clone();
         playbook.root.rewire(step, guard);
@@ -313,10 +313,10 @@ impl PlaybookBuilder {
                 return refuse(format!("soak {id} may take less in all than it is to cover; allow more"));
             }
         }
-        if let Some(Watch { guards, limits, .. }) = &playbook.watch {
-            if guards.is_empty() || limits.interval.is_zero() || limits.fail_limit == 0 {
-                return refuse("its watch needs a guard, an interval and a fail limit above 0".to_owned());
-            }
+        if let Some(Watch { guards, limits, .. }) = &playbook.watch
+            && (guards.is_empty() || limits.interval.is_zero() || limits.fail_limit == 0)
+        {
+            return refuse("its watch needs a guard, an interval and a fail limit above 0".to_owned());
         }
         for guard in playbook.guards() {
             if let Err(error) = guard.check() {

@@ -155,13 +155,13 @@ impl Part {
     }
 }
 
+/// Gives something in place of something shared.
+#[cfg(feature = "testing")]
+pub(crate) type Replace<'a, T> = dyn Fn(&Arc<T>) -> Arc<T> + 'a;
+
 #[cfg(feature = "testing")]
 impl Part {
-    pub(super) fn rewire(
-        &mut self,
-        step: &dyn Fn(&Arc<dyn PlaybookStep>) -> Arc<dyn PlaybookStep>,
-        guard: &dyn Fn(&Arc<dyn crate::Guard>) -> Arc<dyn crate::Guard>,
-    ) {
+    pub(super) fn rewire(&mut self, step: &Replace<'_, dyn PlaybookStep>, guard: &Replace<dyn crate::Guard>) {
         match &mut self.0 {
             Node::Step(node) => node.step = step(&node.step),
             Node::Soak(soak) => soak.guards = soak.guards.iter().map(guard).collect(),

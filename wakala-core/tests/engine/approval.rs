@@ -145,6 +145,19 @@ async fn two_runs_never_work_on_the_same_thing() {
     assert_eq!(third.status, Status::Succeeded);
 }
 
+/// A run that cuts the branch it sits on is refused.
+#[tokio::test]
+async fn what_a_run_depends_on_is_not_changed_by_it() {
+    for (needed, refused) in [("fake/a", true), ("fake", true), ("fake/b", false)] {
+        let (mut bench, a) = (Bench::new(), setting("a"));
+        bench.engine = bench.engine.depends_on(needed);
+        let playbook = playbook([node(&a, "a")]);
+        let plan = bench.plan(&playbook).await.unwrap();
+        assert_eq!(plan.refusals().count() == 1, refused, "{plan}");
+        assert_eq!(bench.run_plan(&playbook, &plan).await.is_err(), refused);
+    }
+}
+
 #[tokio::test]
 async fn every_step_that_cannot_be_planned_is_named() {
     let bench = Bench::new();

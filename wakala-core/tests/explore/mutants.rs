@@ -53,7 +53,7 @@ enum How {
 }
 
 impl Broken {
-    fn new(world: &World, inner: Arc<dyn PlaybookStep>, how: How) -> Arc<dyn PlaybookStep> {
+    fn shared(world: &World, inner: Arc<dyn PlaybookStep>, how: How) -> Arc<dyn PlaybookStep> {
         Arc::new(Self { inner, api: world.api.clone(), how })
     }
 }
@@ -110,7 +110,7 @@ impl PlaybookStep for Broken {
 fn broken(id: &'static str, how: How) -> impl Fn() -> Scene + Sync {
     move || {
         let world = World::new(OnFailure::KeepAndHold);
-        world.with_step(id, move |world, inner| Broken::new(world, inner, how)).scene()
+        world.with_step(id, move |world, inner| Broken::shared(world, inner, how)).scene()
     }
 }
 

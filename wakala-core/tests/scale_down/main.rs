@@ -86,7 +86,10 @@ mod of_a_size {
         let (world, theirs) = (target.clone(), target.clone());
         StepCase::new(ScaleDown::new("api-0.8", Arc::new(target), 0.8))
             .with_world(move || std::future::ready(json!(world.size())))
-            .with_meddler(move || std::future::ready(theirs.meddle(60)))
+            .with_meddler(move || {
+                theirs.meddle(60);
+                std::future::ready(())
+            })
             .on(&clock)
     }
     wakala_core::step_conformance!(make);
@@ -102,7 +105,10 @@ mod of_a_minimum {
         let step = ScaleDown::new("api-0.8", Arc::new(target), 0.8).with_autoscaler(Arc::new(autoscaler));
         StepCase::new(step)
             .with_world(move || std::future::ready(json!(world.bounds())))
-            .with_meddler(move || std::future::ready(theirs.meddle(Some(bounds(60, 100)))))
+            .with_meddler(move || {
+                theirs.meddle(Some(bounds(60, 100)));
+                std::future::ready(())
+            })
             .on(&clock)
     }
     wakala_core::step_conformance!(make);

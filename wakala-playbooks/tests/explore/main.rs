@@ -3,6 +3,9 @@
 //! On fakes, whose every call takes no time: a simulated production moves second by second, and one run of it takes as long
 //! as a hundred of these.
 
+// Helpers unwrap as tests do.
+#![allow(clippy::unwrap_used)]
+
 use std::io::Write as _;
 
 use wakala_core::testing::explore::Exploration;

@@ -52,6 +52,7 @@ mod report;
 mod scene;
 mod schedule;
 mod shrink;
+mod turns;
 mod wraps;
 
 pub use invariants::Law;

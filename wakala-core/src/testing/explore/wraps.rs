@@ -18,18 +18,18 @@ use crate::{
 /// The playbook with each step and guard on the wire.
 pub(super) fn wired(playbook: &Playbook, wire: &Wire) -> Playbook {
     // A guard that several places share must stay one: the engine tells them apart by where they are.
-    let guards: Mutex<Vec<(Arc<dyn Guard>, Arc<dyn Guard>)>> = Mutex::default();
+    let guards: Mutex<Vec<[Arc<dyn Guard>; 2]>> = Mutex::default();
     let step = |inner: &Arc<dyn PlaybookStep>| -> Arc<dyn PlaybookStep> {
         Arc::new(WiredStep { id: inner.id(), inner: Arc::clone(inner), wire: wire.clone() })
     };
     let guard = |inner: &Arc<dyn Guard>| -> Arc<dyn Guard> {
         let mut guards = lock(&guards);
-        if let Some((_, wired)) = guards.iter().find(|(known, _)| Arc::ptr_eq(known, inner)) {
+        if let Some([_, wired]) = guards.iter().find(|[known, _]| Arc::ptr_eq(known, inner)) {
             return Arc::clone(wired);
         }
         let wired: Arc<dyn Guard> =
             Arc::new(WiredGuard { id: inner.id(), inner: Arc::clone(inner), wire: wire.clone() });
-        guards.push((Arc::clone(inner), Arc::clone(&wired)));
+        guards.push([Arc::clone(inner), Arc::clone(&wired)]);
         wired
     };
     playbook.rewired(&step, &guard)
