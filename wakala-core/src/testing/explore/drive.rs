@@ -101,7 +101,8 @@ pub(super) fn play(setting: &Setting, scene: &Scene, schedule: &Schedule, record
             plan: &setting.plan,
             owners: Owners::of(&setting.plan),
             before: &before,
-            lines: Vec::new(),
+            known: None,
+            thorough: schedule.troubles().len() <= 1,
         },
         suspended: Vec::new(),
         awake: Vec::new(),
@@ -328,8 +329,8 @@ impl Director<'_> {
     /// Lets time pass until nobody counts as driving the run.
     fn lapse(&mut self) -> Result<(), Breach> {
         for _ in 0..20 {
-            let Some(stored) = self.onlooker.stored()? else { return Ok(()) };
-            let LeaseState::Held { left, .. } = stored.head.lease else { return Ok(()) };
+            let Some(head) = self.onlooker.head() else { return Ok(()) };
+            let LeaseState::Held { left, .. } = head.lease else { return Ok(()) };
             self.wire.scene().clock.advance(left + Duration::from_millis(1));
             self.wire.look()?;
         }

@@ -167,13 +167,16 @@ struct Watched {
 
 /// Keeps count of what a run does.
 pub(super) struct Books {
-    store: Arc<dyn RunStore>,
+    /// Where to look whether an intent is really there; `None` where the store's word is taken.
+    store: Option<Arc<dyn RunStore>>,
     floors: BTreeMap<ResourceKey, Floor>,
     plan_hash: String,
     sizes: BTreeMap<ResourceKey, Units>,
     removed: BTreeMap<ResourceKey, Vec<(Duration, u32)>>,
     /// Steps whose effect is there.
     in_force: BTreeSet<StepId>,
+    /// The last line about each step, and which half it is the intent of.
+    last: BTreeMap<StepId, (u64, Option<Half>)>,
     /// The line of the last intent that an effect followed.
     used: BTreeMap<(StepId, Half), u64>,
     /// Processes that began an effect.
@@ -189,7 +192,7 @@ pub(super) struct Books {
 }
 
 impl Books {
-    pub(super) fn new(scene: &Scene, plan: Option<(&Plan, &str)>) -> Self {
+    pub(super) fn new(scene: &Scene, plan: Option<(&Plan, &str)>, thorough: bool) -> Self {
         let run_wide: Vec<_> = scene
             .playbook
             .watch()
@@ -210,12 +213,13 @@ impl Books {
             })
             .collect();
         Self {
-            store: Arc::clone(&scene.store),
+            store: thorough.then(|| Arc::clone(&scene.store)),
             floors: plan.map(|(plan, _)| plan.floors().clone()).unwrap_or_default(),
             plan_hash: plan.map(|(_, hash)| hash.to_owned()).unwrap_or_default(),
             sizes: BTreeMap::new(),
             removed: BTreeMap::new(),
             in_force: BTreeSet::new(),
+            last: BTreeMap::new(),
             used: BTreeMap::new(),
             active: BTreeSet::new(),
             paused_at: None,
@@ -251,25 +255,26 @@ impl Books {
             return self
                 .breach(Law::Stale, format!("the process that was taken over from began {step}.{verb}"));
         }
-        let Some(Ok(stored)) = self.store.load(&RunId::from(RUN)).now_or_never() else {
-            return self.breach(Law::IntentFirst, format!("{step}.{verb}: the store does not have the run"));
+        let last = match &self.store {
+            None => self.last.get(step).copied(),
+            Some(store) => {
+                let stored = store.load(&RunId::from(RUN)).now_or_never().and_then(Result::ok);
+                let lines = stored.map(|stored| stored.lines).unwrap_or_default();
+                lines.iter().rev().find_map(|line| {
+                    let (name, intent) = about(&line.body)?;
+                    (name == step.as_str()).then_some((line.seq, intent))
+                })
+            }
         };
-        let name = serde_json::to_string(step).unwrap_or_default();
-        let about = format!("\"step\":{name}");
-        let intent = match half {
-            Half::Do => format!("\"intent\":{{{about}"),
-            Half::Undo => format!("\"undo_intent\":{{{about}"),
-        };
-        let last = stored.lines.iter().rev().find(|line| line.body.contains(&about));
-        let Some(line) = last.filter(|line| line.body.contains(&intent)) else {
+        let Some((seq, _)) = last.filter(|(_, intent)| *intent == Some(half)) else {
             return self
                 .breach(Law::IntentFirst, format!("{step}.{verb} began without an intent in the store"));
         };
-        if self.used.insert((step.clone(), half), line.seq) >= Some(line.seq) {
+        if self.used.insert((step.clone(), half), seq) >= Some(seq) {
             return self
                 .breach(Law::IntentFirst, format!("{step}.{verb} began again without an intent of its own"));
         }
-        if half == Half::Do && self.paused_at.is_some_and(|paused| paused < line.seq) {
+        if half == Half::Do && self.paused_at.is_some_and(|paused| paused < seq) {
             self.breach(Law::Paused, format!("{step}.{verb} began while the run was paused"));
         }
         if let Some(status) = self.ended.filter(|_| half == Half::Do) {
@@ -281,7 +286,7 @@ impl Books {
         let stopped = self
             .stopped_at
             .as_ref()
-            .filter(|(at, control)| *at < line.seq && (half == Half::Do || *control == Control::Abandon));
+            .filter(|(at, control)| *at < seq && (half == Half::Do || *control == Control::Abandon));
         if let Some((_, control)) = stopped {
             let what = format!("{step}.{verb} began although the run was asked to {control}");
             self.breach(Law::AskedToStop, what);
@@ -360,7 +365,7 @@ impl Books {
     /// A line that the store has. Returns what is to be asked of the run because of it, and its text for a timeline.
     pub(super) fn written(
         &mut self,
-        body: &str,
+        (seq, body): (u64, &str),
         process: usize,
         stale: bool,
         now: Duration,
@@ -371,6 +376,9 @@ impl Books {
                 Law::Stale,
                 format!("process {process} wrote although another one drives the run by now"),
             );
+        }
+        if let Some((step, intent)) = about(body) {
+            self.last.insert(step.into(), (seq, intent));
         }
         const TOLD: [&str; 5] =
             ["\"soak_opened\":", "\"soak_closed\":", "\"controlled\":", "\"waiting\":", "\"ended\":"];
@@ -432,6 +440,22 @@ impl Books {
             self.breach(Law::Soak, what);
         }
     }
+}
+
+/// The step that a line is about, and which half it is the intent of.
+fn about(body: &str) -> Option<(&str, Option<Half>)> {
+    let (before, rest) = body.split_once("\"step\":\"")?;
+    // A plan is about all steps.
+    if body.contains("\"created\":") {
+        return None;
+    }
+    let (step, _) = rest.split_once('"')?;
+    let intent = if before.ends_with("\"intent\":{") {
+        Some(Half::Do)
+    } else {
+        before.ends_with("\"undo_intent\":{").then_some(Half::Undo)
+    };
+    Some((step, intent))
 }
 
 /// How much of the time from `since` to `until` the spans cover.

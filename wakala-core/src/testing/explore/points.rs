@@ -169,6 +169,8 @@ impl Wire {
         schedule: &Schedule,
         recording: bool,
     ) -> Self {
+        // A store that loses what it was given does so without trouble too.
+        let thorough = schedule.troubles().len() <= 1;
         let state = State {
             troubles: schedule.troubles().to_vec(),
             postponed: None,
@@ -182,7 +184,7 @@ impl Wire {
             leased_at: None,
             letters: Vec::new(),
             dark_until: Duration::ZERO,
-            books: Books::new(scene, plan),
+            books: Books::new(scene, plan, thorough),
             timeline: Vec::new(),
         };
         let owners = plan.map(|(plan, _)| Owners::of(plan)).unwrap_or_default();
@@ -471,10 +473,11 @@ impl Wire {
     }
 
     /// A line that the store has.
-    pub(super) fn written(&self, process: usize, body: &str) {
+    pub(super) fn written(&self, process: usize, seq: u64, body: &str) {
         let (now, recording) = (self.0.scene.now(), self.0.recording);
         let stale = self.state().fates[process] == Fate::Stale;
-        let (waiting, text) = self.with_books(|books| books.written(body, process, stale, now, recording));
+        let (waiting, text) =
+            self.with_books(|books| books.written((seq, body), process, stale, now, recording));
         if let Some(text) = text {
             self.note(|| format!("      p{process}   | {text}"));
         }

@@ -104,7 +104,7 @@ impl Director<'_> {
     }
 
     fn thaw(&mut self, number: usize) -> Result<bool, Breach> {
-        let epoch = self.onlooker.stored()?.map_or(0, |stored| stored.head.epoch);
+        let epoch = self.onlooker.head().map_or(0, |head| head.epoch);
         let stale = self.wire.thaw(number, epoch);
         self.wire.note(|| format!("      p{number} goes on, taken over from: {stale}"));
         Ok(stale)
@@ -153,7 +153,7 @@ impl Director<'_> {
     }
 
     fn thaw_if_stale(&mut self, number: usize) -> Result<bool, Breach> {
-        let epoch = self.onlooker.stored()?.map_or(0, |stored| stored.head.epoch);
+        let epoch = self.onlooker.head().map_or(0, |head| head.epoch);
         Ok(self.wire.is_rival(number, epoch) && self.thaw(number)?)
     }
 }

@@ -201,12 +201,12 @@ impl RunStore for WiredStore {
     }
 
     async fn append(&self, run: &RunId, epoch: u64, line: Line) -> Result<()> {
-        let body = line.body.clone();
+        let (seq, body) = (line.seq, line.body.clone());
         let call = async {
             let process = self.wire.polled();
             let answer = self.inner.append(run, epoch, line).await;
             if answer.is_ok() {
-                self.wire.written(process, &body);
+                self.wire.written(process, seq, &body);
             }
             answer
         };
