@@ -13,6 +13,8 @@ use wakala_core::testing::explore::Exploration;
 mod gradual_scale_down;
 mod production;
 mod rapid_scale;
+#[cfg(feature = "sim")]
+mod simulated;
 
 /// Says what was tried, also where the test passes and its output is not shown.
 fn shown(found: &Exploration) {

@@ -255,6 +255,10 @@ impl Books {
             return self
                 .breach(Law::Stale, format!("the process that was taken over from began {step}.{verb}"));
         }
+        // Such a name is not written as it is.
+        if step.as_str().contains(['"', '\\']) {
+            return;
+        }
         let last = match &self.store {
             None => self.last.get(step).copied(),
             Some(store) => {
