@@ -156,6 +156,11 @@ impl Rig {
     }
 
     async fn run_node_as(&self, node: StepNode, handle: RunHandle) -> Run {
+        // A run that was held keeps the group until somebody decides.
+        for held in self.engine.runs().await.unwrap() {
+            let held = RunHandle::new(held.run_id).by("ada");
+            self.engine.abandon(&held, "the next one is tried").await.unwrap();
+        }
         let playbook = Playbook::builder("more nodes").then(node).build().unwrap();
         let plan = self.engine.plan(&playbook).await.unwrap();
         let report = self.engine.run(&playbook, &plan, &Approval::of(&plan, "ada"), &handle).await.unwrap();

@@ -21,6 +21,9 @@ pub(super) struct StepState {
     pub(super) undo_failed: Option<Failure>,
     /// Whether an undo was begun whose end is not in the journal.
     pub(super) undoing: bool,
+    /// Whether an undo was begun again while the fate of an earlier attempt was open: a refusal then says nothing of that
+    /// one.
+    undo_unknown: bool,
     pub(super) first_at: Option<SystemTime>,
     pub(super) last_at: Option<SystemTime>,
 }
@@ -192,12 +195,16 @@ impl RunState {
             Record::Verified { .. } => (state.verified, state.failed) = (true, None),
             Record::Skipped { reason, .. } => state.skipped = Some(reason.clone()),
             Record::Failed { effect, failure, .. } => state.failed = Some((*effect, failure.clone())),
-            Record::UndoIntent { .. } => state.undoing = true,
+            Record::UndoIntent { .. } => {
+                state.undo_unknown |= state.undoing;
+                state.undoing = true;
+            }
             Record::Undone { undone, .. } => {
-                (state.undone, state.undo_failed, state.undoing) = (Some(undone.clone()), None, false);
+                (state.undone, state.undo_failed) = (Some(undone.clone()), None);
+                (state.undoing, state.undo_unknown) = (false, false);
             }
             Record::UndoFailed { failure, .. } => {
-                state.undoing = failure.retry == Retry::ObserveFirst;
+                state.undoing = state.undo_unknown || failure.retry == Retry::ObserveFirst;
                 state.undo_failed = Some(failure.clone());
             }
             _ => {}
