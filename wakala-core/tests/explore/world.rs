@@ -1,6 +1,7 @@
 //! A small production of fakes: an autoscaled workload, two settings, a soak, a guard of the whole run.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde_json::json;
@@ -24,6 +25,8 @@ pub(crate) struct World {
     pub(crate) limit: FakeSetting<u32>,
     pub(crate) cache: FakeSetting<Option<String>>,
     pub(crate) blackout: Blackout,
+    /// Whether a step has lost its way; for steps that can.
+    pub(crate) lost: Arc<AtomicBool>,
     metrics: FakeMetrics,
     on_failure: OnFailure,
     gated: bool,
@@ -46,6 +49,7 @@ impl World {
             limit: FakeSetting::new("limit", 1000, 10_000).with_lead_time(10 * SECOND),
             cache: FakeSetting::new("cache", None, Some("aggressive".to_owned())).without_versions(),
             blackout: Blackout::new(),
+            lost: Arc::default(),
             metrics,
             on_failure,
             gated: false,
