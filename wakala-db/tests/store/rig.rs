@@ -25,6 +25,8 @@ pub(crate) async fn server() -> &'static PostgresServer {
 pub(crate) async fn start() -> PostgresServer {
     let server = PostgresServer::builder()
         .with_role(OWNER, "secret")
+        // Time for a test to bring a deadlock about before the first to wait looks for it.
+        .with_setting("deadlock_timeout", "5s")
         .with_role("ops", "word")
         .with_database(DATABASE, OWNER)
         .with_max_connections(200);
