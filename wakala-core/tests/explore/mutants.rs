@@ -60,7 +60,7 @@ enum How {
 
 impl Broken {
     fn shared(world: &World, inner: Arc<dyn PlaybookStep>, how: How) -> Arc<dyn PlaybookStep> {
-        Arc::new(Self { inner, api: world.api.clone(), how })
+        Arc::new(Self { inner, api: world.api.clone(), how, lost: Arc::clone(&world.lost) })
     }
 }
 
