@@ -8,9 +8,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::RUN;
+use super::calls::Kind;
 use super::ends::{Onlooker, differences};
 use super::invariants::{Breach, Law, Owners};
-use super::points::{Kind, Wire};
+use super::points::Wire;
 use super::scene::{Scene, Snapshot};
 use super::schedule::{Back, Schedule, Then};
 use super::turns::{Flag, Turn};

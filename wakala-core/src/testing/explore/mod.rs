@@ -44,6 +44,7 @@ use std::time::Instant;
 use super::lock;
 use crate::Approval;
 
+mod calls;
 mod drive;
 mod ends;
 mod invariants;

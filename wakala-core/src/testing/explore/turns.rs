@@ -113,7 +113,9 @@ impl Director<'_> {
     /// What a process may say that somebody took the run over from.
     fn check_stale(&self, number: usize, said: &RunReport) -> Result<(), Breach> {
         self.wire.note(|| format!("      p{number} ended as {}: {}", said.status, said.reason));
-        if said.status == Status::Superseded || has_ended(said) {
+        // One that had lost its journal before, and was about to give back, finds out then.
+        let knows = said.status.is_open() && said.reason.contains("could not be given back");
+        if said.status == Status::Superseded || has_ended(said) || knows {
             return Ok(());
         }
         let what = format!("a process that was taken over from says {}: {}", said.status, said.reason);

@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
+use super::calls::Call;
 use super::invariants::Half;
-use super::points::{Call, Wire};
+use super::points::Wire;
 use crate::store::{Lease, LeaseTerms, Letter, Line, NewRun, Release, RunHead, StoredRun, Takeover};
 use crate::testing::lock;
 use crate::{
