@@ -31,3 +31,11 @@ fn a_playbook_that_goes_back_to_health() {
 fn a_playbook_in_which_somebody_must_agree() {
     holds(|| World::new(OnFailure::TakeBack).gated());
 }
+
+#[test]
+fn a_playbook_whose_sources_cannot_go_dark() {
+    let make = || World::new(OnFailure::BackToHealthy).scene_that_cannot_go_dark();
+    let found = Explore::new(make).with_random(500).run();
+    println!("{found}");
+    found.assert_clean();
+}

@@ -120,9 +120,13 @@ impl World {
     }
 
     pub(crate) fn scene(&self) -> Scene {
-        let (world, rebuilt, blackout) = (self.clone(), self.clone(), self.blackout.clone());
+        self.scene_that_cannot_go_dark().with_blackout(&self.blackout)
+    }
+
+    /// Whose guards are told that their source cannot be asked, instead of asking one that does not answer.
+    pub(crate) fn scene_that_cannot_go_dark(&self) -> Scene {
+        let (world, rebuilt) = (self.clone(), self.clone());
         Scene::new(&self.clock, self.playbook(), move || world.snapshot())
             .rebuilt_by(move || rebuilt.playbook())
-            .with_blackout(&blackout)
     }
 }

@@ -48,6 +48,7 @@ mod calls;
 mod drive;
 mod ends;
 mod invariants;
+mod law;
 mod points;
 mod report;
 mod scene;
@@ -56,7 +57,7 @@ mod shrink;
 mod turns;
 mod wraps;
 
-pub use invariants::Law;
+pub use law::Law;
 pub use report::{Exploration, Violation};
 pub use scene::{Blackout, Scene, Snapshot};
 pub use schedule::{Back, Schedule, Then, Trouble};
