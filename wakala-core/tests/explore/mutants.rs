@@ -38,6 +38,8 @@ struct Broken {
     inner: Arc<dyn PlaybookStep>,
     api: FakeTarget,
     how: How,
+    /// Of the world, and not of the process.
+    lost: Arc<AtomicBool>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,11 +52,15 @@ enum How {
     SaysNever,
     /// It panics in its second attempt.
     Panics,
+    /// Its second attempt does something else.
+    SecondBest,
+    /// Once a call was lost it can never tell again where it stands.
+    Lost,
 }
 
 impl Broken {
     fn shared(world: &World, inner: Arc<dyn PlaybookStep>, how: How) -> Arc<dyn PlaybookStep> {
-        Arc::new(Self { inner, api: world.api.clone(), how })
+        Arc::new(Self { inner, api: world.api.clone(), how, lost: Arc::clone(&world.lost) })
     }
 }
 
@@ -81,6 +87,10 @@ impl PlaybookStep for Broken {
                 Ok(Applied::NoChange)
             }
             How::Panics if cx.attempt() > 1 => panic!("a step that panics"),
+            How::SecondBest if cx.attempt() > 1 => {
+                self.api.set_desired(cx, Units(55), ScaleOptions::default()).await?;
+                Ok(Applied::Changed)
+            }
             _ => self.inner.apply(cx, plan).await,
         }
     }
@@ -90,7 +100,14 @@ impl PlaybookStep for Broken {
             let ready = self.api.observe(cx).await?.ready;
             return Ok(if ready >= Units(50) { Observed::AtTarget } else { Observed::AtPrior });
         }
-        self.inner.observe(cx, plan).await
+        let observed = self.inner.observe(cx, plan).await?;
+        if self.how == How::Lost && cx.attempt() > 1 {
+            self.lost.store(true, Ordering::Relaxed);
+        }
+        if self.lost.load(Ordering::Relaxed) {
+            return Ok(Observed::CannotTell("it forgot".to_owned()));
+        }
+        Ok(observed)
     }
 
     async fn settle(&self, cx: &RunContext, plan: &StepPlan) -> Result<Observed> {
@@ -178,6 +195,21 @@ fn a_step_that_writes_a_delta() {
 #[test]
 fn an_undo_that_restores_what_it_finds() {
     finds(Law::Undo, broken("scale", How::RestoresCurrent));
+}
+
+#[test]
+fn a_step_whose_second_attempt_does_something_else() {
+    finds(Law::SameEnd, broken("scale", How::SecondBest));
+}
+
+#[test]
+fn a_step_that_can_never_tell_again() {
+    finds(Law::End, broken("scale", How::Lost));
+}
+
+#[test]
+fn a_store_that_hides_what_is_owed() {
+    finds(Law::Owed, flawed(Flaw::HidesRuns));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A small production of fakes: an autoscaled workload, two settings, a soak, a guard of the whole run.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde_json::json;
@@ -8,7 +9,7 @@ use wakala_core::testing::explore::{Blackout, Scene, Snapshot};
 use wakala_core::testing::{Answer, FakeAutoscaler, FakeMetrics, FakeSetting, FakeTarget};
 use wakala_core::{
     Bounds, Guard, GuardLimits, ManualClock, OnFailure, Playbook, PlaybookStep, RaiseFloor, ScaleUp, Soak,
-    Unit, Watch, guard, sequence, shared_step, together,
+    Unit, Watch, gate, guard, sequence, shared_step, together,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -24,8 +25,11 @@ pub(crate) struct World {
     pub(crate) limit: FakeSetting<u32>,
     pub(crate) cache: FakeSetting<Option<String>>,
     pub(crate) blackout: Blackout,
+    /// Whether a step has lost its way; for steps that can.
+    pub(crate) lost: Arc<AtomicBool>,
     metrics: FakeMetrics,
     on_failure: OnFailure,
+    gated: bool,
     step: Replace<dyn PlaybookStep>,
     guard: Replace<dyn Guard>,
 }
@@ -45,8 +49,10 @@ impl World {
             limit: FakeSetting::new("limit", 1000, 10_000).with_lead_time(10 * SECOND),
             cache: FakeSetting::new("cache", None, Some("aggressive".to_owned())).without_versions(),
             blackout: Blackout::new(),
+            lost: Arc::default(),
             metrics,
             on_failure,
+            gated: false,
             step: Arc::new(|_, _, step| step),
             guard: Arc::new(|_, _, guard| guard),
         }
@@ -71,6 +77,12 @@ impl World {
         self
     }
 
+    /// Somebody must agree before the cache is touched.
+    pub(crate) fn gated(mut self) -> Self {
+        self.gated = true;
+        self
+    }
+
     /// Floor and then size, beside the limit; a soak; then the cache.
     fn playbook(&self) -> Playbook {
         let node = |id: &str, step: Arc<dyn PlaybookStep>| shared_step((self.step)(self, id, step));
@@ -80,12 +92,16 @@ impl World {
         let scale = ScaleUp::to(Arc::new(self.api.clone()), 50).step("scale");
         let watch = guard(guard::metric(Arc::clone(&source), "latency").below(1.0));
         let error_rate = guard(guard::metric(source, "error_rate").below(0.01));
-        Playbook::builder("spike")
+        let mut playbook = Playbook::builder("spike")
             .then(together([
                 sequence([node("floor", Arc::new(floor)).into(), node("scale", Arc::new(scale)).into()]),
                 node("limit", Arc::new(self.limit.step("limit"))).temporary(3600 * SECOND).into(),
             ]))
-            .then(Soak::new("soak", 120 * SECOND).with_guards([error_rate]).with_grace(15 * SECOND))
+            .then(Soak::new("soak", 120 * SECOND).with_guards([error_rate]).with_grace(15 * SECOND));
+        if self.gated {
+            playbook = playbook.then(gate("go", "touch the cache?").within(600 * SECOND));
+        }
+        playbook
             .then(node("cache", Arc::new(self.cache.step("cache"))))
             .guarded_by(Watch::shared([watch]).with_limits(GuardLimits::default().with_interval(20 * SECOND)))
             .with_on_failure(self.on_failure)
@@ -104,9 +120,13 @@ impl World {
     }
 
     pub(crate) fn scene(&self) -> Scene {
-        let (world, rebuilt, blackout) = (self.clone(), self.clone(), self.blackout.clone());
+        self.scene_that_cannot_go_dark().with_blackout(&self.blackout)
+    }
+
+    /// Whose guards are told that their source cannot be asked, instead of asking one that does not answer.
+    pub(crate) fn scene_that_cannot_go_dark(&self) -> Scene {
+        let (world, rebuilt) = (self.clone(), self.clone());
         Scene::new(&self.clock, self.playbook(), move || world.snapshot())
             .rebuilt_by(move || rebuilt.playbook())
-            .with_blackout(&blackout)
     }
 }

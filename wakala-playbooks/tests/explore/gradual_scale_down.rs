@@ -9,7 +9,7 @@ use super::shown;
 fn gradual_scale_down_holds() {
     let found = Explore::new(|| {
         let production = FakeProduction::new(50, None);
-        production.scene(gradual_scale_down().playbook(&production).unwrap())
+        production.descent(gradual_scale_down().playbook(&production).unwrap())
     })
     .with_random(10_000)
     .run();

@@ -1,7 +1,7 @@
 //! The runbook's playbooks hold whatever goes wrong, and whenever.
 //!
-//! On fakes, whose every call takes no time: a simulated production moves second by second, and one run of it takes as long
-//! as a hundred of these.
+//! Every call and ten thousand schedules of chance on fakes, and some hundreds more in a simulated production, which moves
+//! second by second and takes longer for it.
 
 // Helpers unwrap as tests do.
 #![allow(clippy::unwrap_used)]
@@ -13,6 +13,8 @@ use wakala_core::testing::explore::Exploration;
 mod gradual_scale_down;
 mod production;
 mod rapid_scale;
+#[cfg(feature = "sim")]
+mod simulated;
 
 /// Says what was tried, also where the test passes and its output is not shown.
 fn shown(found: &Exploration) {

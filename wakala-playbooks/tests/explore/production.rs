@@ -9,7 +9,7 @@ use wakala_core::testing::explore::{Blackout, Scene, Snapshot};
 use wakala_core::testing::{Answer, FakeAutoscaler, FakeMetrics, FakeNotifier, FakeSetting, FakeTarget};
 use wakala_core::{
     Autoscaler, Bounds, Guard, ManualClock, MetricsSource, Notifier, Playbook, PlaybookStep, Preflight,
-    ResourceKey, ScalableTarget as _, SharedTarget, StepId, TruceGuard, Unit, Units,
+    ScalableTarget as _, SharedTarget, StepId, TruceGuard, Unit, Units,
 };
 use wakala_playbooks::gradual_scale_down::{self, GradualScaleDown};
 use wakala_playbooks::rapid_scale::{self, RapidScale};
@@ -61,31 +61,42 @@ impl FakeProduction {
         self.blackout.over(Arc::new(self.metrics.clone()))
     }
 
-    /// The scene of a playbook on this production.
-    pub(crate) fn scene(&self, playbook: Playbook) -> Scene {
-        let (here, also_here) = (self.clone(), self.clone());
-        // Asked for after each thing that happens, so that names are not made anew each time.
-        let resources = [&self.api, &self.worker, &self.cache].map(|target| target.resource());
-        let also_resources = resources.clone();
-        Scene::new(&ManualClock::default(), playbook, move || here.snapshot(&resources))
-            .with_sizes(move || also_resources.iter().cloned().zip(also_here.sizes()).collect())
+    /// The scene of a playbook that makes things larger.
+    pub(crate) fn spike(&self, playbook: Playbook) -> Scene {
+        let (here, [api, _, cache]) = (self.clone(), self.names());
+        let snapshot = move || {
+            Snapshot::from([
+                (api.clone(), json!(here.api.size())),
+                ("api-floor".to_owned(), json!(here.api_autoscaler.bounds())),
+                (cache.clone(), json!(here.cache.size())),
+                ("limits".to_owned(), json!(here.environment.value())),
+                ("nodes".to_owned(), json!(here.nodes.value())),
+            ])
+        };
+        Scene::new(&ManualClock::default(), playbook, snapshot).with_blackout(&self.blackout)
+    }
+
+    /// The scene of a playbook that makes things smaller. The cache is none of its business.
+    pub(crate) fn descent(&self, playbook: Playbook) -> Scene {
+        let (here, [api, worker, cache]) = (self.clone(), self.names());
+        let (also_here, resources) = (self.clone(), [self.api.resource(), self.worker.resource()]);
+        let snapshot = move || {
+            Snapshot::from([
+                (api.clone(), json!(here.api.size())),
+                (worker.clone(), json!(here.worker.size())),
+                (cache.clone(), json!(here.cache.size())),
+            ])
+        };
+        let sizes =
+            move || resources.iter().cloned().zip([also_here.api.size(), also_here.worker.size()]).collect();
+        Scene::new(&ManualClock::default(), playbook, snapshot)
+            .with_sizes(sizes)
             .with_blackout(&self.blackout)
     }
 
-    fn sizes(&self) -> [Units; 3] {
-        [self.api.size(), self.worker.size(), self.cache.size()]
-    }
-
-    fn snapshot(&self, resources: &[ResourceKey]) -> Snapshot {
-        let sizes = resources.iter().zip(self.sizes());
-        sizes
-            .map(|(resource, size)| (resource.as_str().to_owned(), json!(size)))
-            .chain([
-                ("api-floor".to_owned(), json!(self.api_autoscaler.bounds())),
-                ("nodes".to_owned(), json!(self.nodes.value())),
-                ("limits".to_owned(), json!(self.environment.value())),
-            ])
-            .collect()
+    /// The names of the resources, made once: a scene is looked at after each thing that happens.
+    fn names(&self) -> [String; 3] {
+        [&self.api, &self.worker, &self.cache].map(|target| target.resource().into())
     }
 }
 

@@ -9,7 +9,7 @@ use super::shown;
 fn rapid_scale_holds() {
     let found = Explore::new(|| {
         let production = FakeProduction::new(10, Some((5, 60)));
-        production.scene(rapid_scale().playbook(&production).unwrap())
+        production.spike(rapid_scale().playbook(&production).unwrap())
     })
     .with_random(10_000)
     .run();

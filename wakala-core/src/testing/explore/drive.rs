@@ -4,22 +4,21 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use futures::FutureExt as _;
-
 use super::RUN;
+use super::calls::Kind;
 use super::ends::{Onlooker, differences};
 use super::invariants::{Breach, Law, Owners};
-use super::points::{Kind, Signal, Wire};
+use super::points::Wire;
 use super::scene::{Scene, Snapshot};
 use super::schedule::{Back, Schedule, Then};
+use super::turns::{Flag, Turn};
 use super::wraps::{WiredStore, wired};
 use crate::store::LeaseState;
 use crate::{
-    Approval, Engine, Plan, Playbook, Record, Result, Revert, RunHandle, RunId, RunReport, Status, StepId,
+    Approval, Engine, Plan, Playbook, Result, Revert, RunHandle, RunId, RunReport, Status, StepId,
     StepOutcome,
 };
 
@@ -31,10 +30,6 @@ const MAIL: Duration = Duration::from_secs(15);
 const TRIES: usize = 6;
 /// Between two tries.
 const PAUSE: Duration = Duration::from_secs(300);
-/// How many calls the process that took over makes until the one that it took over from goes on.
-const SOON: usize = 6;
-/// More polls than any schedule needs: what goes on for longer turns in a circle.
-const MOST_POLLS: u64 = 20_000_000;
 
 /// What is the same in all schedules of a scene.
 #[derive(Clone, Debug)]
@@ -75,19 +70,13 @@ enum Act {
     Abandon,
 }
 
-type RunFuture = Pin<Box<dyn Future<Output = Result<RunReport>>>>;
+pub(super) type RunFuture = Pin<Box<dyn Future<Output = Result<RunReport>>>>;
 
-struct Process {
-    number: usize,
-    future: RunFuture,
+pub(super) struct Process {
+    pub(super) number: usize,
+    pub(super) future: RunFuture,
     /// When it goes on, where it is suspended.
-    back: Back,
-}
-
-enum Turn {
-    Ended(Result<RunReport>),
-    Crashed(Then),
-    Suspended(Back),
+    pub(super) back: Back,
 }
 
 /// The engine of somebody who looks on, or of one process of a run.
@@ -113,7 +102,8 @@ pub(super) fn play(setting: &Setting, scene: &Scene, schedule: &Schedule, record
             plan: &setting.plan,
             owners: Owners::of(&setting.plan),
             before: &before,
-            lines: Vec::new(),
+            known: None,
+            thorough: schedule.troubles().len() <= 1,
         },
         suspended: Vec::new(),
         awake: Vec::new(),
@@ -147,7 +137,7 @@ pub(super) fn plan(scene: &Scene, schedule: &Schedule) -> (Result<Plan>, Vec<Kin
     wire.process();
     let planned = {
         let mut future = std::pin::pin!(scene.clock.run(engine.plan(&playbook)));
-        let flag = Arc::new(Flag(AtomicBool::new(false)));
+        let flag = Arc::new(Flag::default());
         let waker = Waker::from(flag);
         loop {
             // Planning has a limit of its own for every call, so it does come to its end.
@@ -163,15 +153,16 @@ pub(super) fn plan(scene: &Scene, schedule: &Schedule) -> (Result<Plan>, Vec<Kin
     (planned, wire.calls(), breach)
 }
 
-struct Director<'a> {
-    setting: &'a Setting,
+/// Plays one schedule.
+pub(super) struct Director<'a> {
+    pub(super) setting: &'a Setting,
     playbook: Playbook,
-    wire: Wire,
-    onlooker: Onlooker<'a>,
-    suspended: Vec<Process>,
+    pub(super) wire: Wire,
+    pub(super) onlooker: Onlooker<'a>,
+    pub(super) suspended: Vec<Process>,
     /// Those that were taken over from and go on beside the one that took over.
-    awake: Vec<Process>,
-    polls: u64,
+    pub(super) awake: Vec<Process>,
+    pub(super) polls: u64,
     /// The world after the run, before anything was taken back on purpose.
     after: Snapshot,
     foreign: BTreeSet<StepId>,
@@ -219,7 +210,7 @@ impl Director<'_> {
         self.onlooker.check_whole()
     }
 
-    fn now(&self) -> Snapshot {
+    pub(super) fn now(&self) -> Snapshot {
         (self.wire.scene().snapshot)()
     }
 
@@ -339,91 +330,12 @@ impl Director<'_> {
     /// Lets time pass until nobody counts as driving the run.
     fn lapse(&mut self) -> Result<(), Breach> {
         for _ in 0..20 {
-            let Some(stored) = self.onlooker.stored()? else { return Ok(()) };
-            let LeaseState::Held { left, .. } = stored.head.lease else { return Ok(()) };
+            let Some(head) = self.onlooker.head() else { return Ok(()) };
+            let LeaseState::Held { left, .. } = head.lease else { return Ok(()) };
             self.wire.scene().clock.advance(left + Duration::from_millis(1));
             self.wire.look()?;
         }
         Err(Breach::of(Law::Lease, "the lease of a process that is gone does not lapse"))
-    }
-
-    /// Those that were suspended go on, and find out. Returns how the run stands after that.
-    fn finish_suspended(&mut self, report: RunReport) -> Result<RunReport, Breach> {
-        let mut report = report;
-        for mut process in std::mem::take(&mut self.awake) {
-            // Whatever else happens to it matters to nobody.
-            if let Turn::Ended(Ok(said)) = self.turn(&mut process)? {
-                self.check_stale(process.number, &said)?;
-            }
-        }
-        for mut process in std::mem::take(&mut self.suspended) {
-            let number = process.number;
-            let stale = self.thaw(number)?;
-            let Turn::Ended(Ok(said)) = self.turn(&mut process)? else { continue };
-            if stale {
-                self.check_stale(number, &said)?;
-            } else {
-                self.wire.note(|| format!("      p{number} ended as {}: {}", said.status, said.reason));
-                let now = self.now();
-                self.onlooker.check_end(&said, &now)?;
-                report = said;
-            }
-        }
-        Ok(report)
-    }
-
-    fn thaw(&mut self, number: usize) -> Result<bool, Breach> {
-        let epoch = self.onlooker.stored()?.map_or(0, |stored| stored.head.epoch);
-        let stale = self.wire.thaw(number, epoch);
-        self.wire.note(|| format!("      p{number} goes on, taken over from: {stale}"));
-        Ok(stale)
-    }
-
-    /// What a process may say that somebody took the run over from.
-    fn check_stale(&self, number: usize, said: &RunReport) -> Result<(), Breach> {
-        self.wire.note(|| format!("      p{number} ended as {}: {}", said.status, said.reason));
-        if said.status == Status::Superseded || has_ended(said) {
-            return Ok(());
-        }
-        let what = format!("a process that was taken over from says {}: {}", said.status, said.reason);
-        Err(Breach::of(Law::Stale, what))
-    }
-
-    /// Lets those go on that were suspended, once somebody took over from them and is at work, and polls them.
-    fn poll_awake(&mut self, waker: &Waker) -> Result<(), Breach> {
-        if self.suspended.iter().any(|process| process.back == Back::Soon)
-            && self.wire.calls_since_lease().is_some_and(|calls| calls >= SOON)
-        {
-            for process in std::mem::take(&mut self.suspended) {
-                // One that never had the lease is no rival; it goes on at the end.
-                if process.back == Back::Soon && self.thaw_if_stale(process.number)? {
-                    self.awake.push(process);
-                } else {
-                    self.suspended.push(process);
-                }
-            }
-        }
-        let mut place = 0;
-        while place < self.awake.len() {
-            let number = self.awake[place].number;
-            self.wire.enter(number);
-            match self.awake[place].future.as_mut().poll(&mut Context::from_waker(waker)) {
-                Poll::Pending if self.wire.is_dead(number) => drop(self.awake.remove(place)),
-                Poll::Pending => place += 1,
-                Poll::Ready(answer) => {
-                    drop(self.awake.remove(place));
-                    if let Ok(said) = answer {
-                        self.check_stale(number, &said)?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn thaw_if_stale(&mut self, number: usize) -> Result<bool, Breach> {
-        let epoch = self.onlooker.stored()?.map_or(0, |stored| stored.head.epoch);
-        Ok(self.wire.is_rival(number, epoch) && self.thaw(number)?)
     }
 
     /// What is at its end holds nothing, or lets go of it when somebody goes on with the run.
@@ -473,73 +385,5 @@ impl Director<'_> {
             }),
         };
         Process { number, future, back: Back::Late }
-    }
-
-    /// Polls a process in virtual time until it ends or something happens to it.
-    fn turn(&mut self, process: &mut Process) -> Result<Turn, Breach> {
-        let clock = self.wire.scene().clock.clone();
-        let begun = self.wire.scene().now();
-        let calm = self.setting.calm.as_ref().map_or(Duration::from_secs(3600), |calm| calm.took);
-        let limit = calm * 8 + Duration::from_secs(12 * 3600);
-        let flag = Arc::new(Flag(AtomicBool::new(false)));
-        let waker = Waker::from(Arc::clone(&flag));
-        loop {
-            flag.0.store(false, Ordering::Relaxed);
-            self.wire.enter(process.number);
-            let answer = process.future.as_mut().poll(&mut Context::from_waker(&waker));
-            let signal = self.wire.take_signal();
-            if answer.is_pending() && signal.is_none() {
-                self.poll_awake(&waker)?;
-            }
-            self.wire.look()?;
-            if let Poll::Ready(answer) = answer {
-                return Ok(Turn::Ended(answer));
-            }
-            match signal {
-                Some(Signal::Crashed(then)) => return Ok(Turn::Crashed(then)),
-                Some(Signal::Suspended(back)) => return Ok(Turn::Suspended(back)),
-                // It is not the last one, and was to be gone all the same.
-                None if self.wire.is_dead(process.number) => return Ok(Turn::Crashed(Then::Resume)),
-                None => {}
-            }
-            for control in self.wire.due_letters() {
-                self.wire.note(|| format!("      somebody asks it to {control}"));
-                // A run that is not made yet cannot be asked.
-                drop(
-                    self.onlooker
-                        .engine
-                        .ask(&RunId::from(RUN), control, "explore", "explored")
-                        .now_or_never(),
-                );
-            }
-            self.polls += 1;
-            if self.polls > MOST_POLLS {
-                return Err(Breach::of(Law::End, "it turns in a circle in which no time passes"));
-            }
-            if !flag.0.load(Ordering::Relaxed) && !clock.advance_to_next() {
-                return Err(Breach::of(Law::End, "it waits for something that never comes"));
-            }
-            if self.wire.scene().now() > begun + limit {
-                let limit = humantime::format_duration(limit);
-                return Err(Breach::of(Law::End, format!("it is not at its end after {limit}")));
-            }
-        }
-    }
-}
-
-/// Whether the process that says so wrote that the run is at its end, before anybody took over.
-fn has_ended(report: &RunReport) -> bool {
-    report.journal.last().is_some_and(|last| matches!(last.record, Record::Ended { .. }))
-}
-
-struct Flag(AtomicBool);
-
-impl Wake for Flag {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }

@@ -1,104 +1,19 @@
 //! What must hold in every schedule, as far as it can be seen while the run goes on.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
 
 use super::RUN;
+pub(super) use super::law::Law;
 use super::scene::Scene;
 use crate::store::Record;
 use crate::{
     Control, Entry, Floor, GuardId, Plan, Removal, ResourceKey, RunId, RunStore, Status, StepId, Units,
     Verdict,
 };
-
-/// What was broken.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Law {
-    /// A run that was asked to stop, or to leave everything as it is, begins no further effect.
-    AskedToStop,
-    /// A guard whose source told it nothing does not pass.
-    BlindGuard,
-    /// The run without any trouble succeeds, and can be taken back.
-    CalmRun,
-    /// What the scene itself checks.
-    Check,
-    /// What nobody drives is seen by everybody who looks, and keeps what it holds.
-    Condition,
-    /// Once nothing goes wrong any more, the run comes to its end.
-    End,
-    /// A run that is at its end changes nothing more, unless it is taken back.
-    Ended,
-    /// Every end has its reason.
-    Explained,
-    /// No target goes below its floor.
-    Floor,
-    /// Every effect is preceded by its intent, durable in the store.
-    IntentFirst,
-    /// The journal is whole and only grows.
-    Journal,
-    /// Nothing is held longer than it must be, and everything can be given back.
-    Lease,
-    /// Every effect happens once.
-    Once,
-    /// What is temporary and still there is owed.
-    Owed,
-    /// Nothing panics.
-    Panic,
-    /// A run that is paused begins no further effect.
-    Paused,
-    /// Planning changes nothing.
-    PlanReadsOnly,
-    /// No target gets smaller faster than it may.
-    Rate,
-    /// A call at which something was to go wrong was made.
-    Reached,
-    /// The report lists whatever differs from before, and what it is certain of does differ.
-    Residuals,
-    /// A run that succeeds leaves the world as a run without trouble does.
-    SameEnd,
-    /// A soak passes only where passing verdicts cover it.
-    Soak,
-    /// A process that somebody took the run over from writes nothing and changes nothing.
-    Stale,
-    /// What is taken back is as it was, but for what the report lists; taking it back again changes nothing.
-    Undo,
-}
-
-impl fmt::Display for Law {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::AskedToStop => "asked to stop",
-            Self::BlindGuard => "blind guard",
-            Self::CalmRun => "calm run",
-            Self::Check => "check",
-            Self::Condition => "condition",
-            Self::End => "end",
-            Self::Ended => "ended",
-            Self::Explained => "explained",
-            Self::Floor => "floor",
-            Self::IntentFirst => "intent first",
-            Self::Journal => "journal",
-            Self::Lease => "lease",
-            Self::Once => "once",
-            Self::Owed => "owed",
-            Self::Panic => "panic",
-            Self::Paused => "paused",
-            Self::PlanReadsOnly => "plan reads only",
-            Self::Rate => "rate",
-            Self::Reached => "reached",
-            Self::Residuals => "residuals",
-            Self::SameEnd => "same end",
-            Self::Soak => "soak",
-            Self::Stale => "stale",
-            Self::Undo => "undo",
-        })
-    }
-}
 
 /// What was found to be wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,13 +82,16 @@ struct Watched {
 
 /// Keeps count of what a run does.
 pub(super) struct Books {
-    store: Arc<dyn RunStore>,
+    /// Where to look whether an intent is really there; `None` where the store's word is taken.
+    store: Option<Arc<dyn RunStore>>,
     floors: BTreeMap<ResourceKey, Floor>,
     plan_hash: String,
     sizes: BTreeMap<ResourceKey, Units>,
     removed: BTreeMap<ResourceKey, Vec<(Duration, u32)>>,
     /// Steps whose effect is there.
     in_force: BTreeSet<StepId>,
+    /// The last line about each step, and which half it is the intent of.
+    last: BTreeMap<StepId, (u64, Option<Half>)>,
     /// The line of the last intent that an effect followed.
     used: BTreeMap<(StepId, Half), u64>,
     /// Processes that began an effect.
@@ -189,7 +107,7 @@ pub(super) struct Books {
 }
 
 impl Books {
-    pub(super) fn new(scene: &Scene, plan: Option<(&Plan, &str)>) -> Self {
+    pub(super) fn new(scene: &Scene, plan: Option<(&Plan, &str)>, thorough: bool) -> Self {
         let run_wide: Vec<_> = scene
             .playbook
             .watch()
@@ -210,12 +128,13 @@ impl Books {
             })
             .collect();
         Self {
-            store: Arc::clone(&scene.store),
+            store: thorough.then(|| Arc::clone(&scene.store)),
             floors: plan.map(|(plan, _)| plan.floors().clone()).unwrap_or_default(),
             plan_hash: plan.map(|(_, hash)| hash.to_owned()).unwrap_or_default(),
             sizes: BTreeMap::new(),
             removed: BTreeMap::new(),
             in_force: BTreeSet::new(),
+            last: BTreeMap::new(),
             used: BTreeMap::new(),
             active: BTreeSet::new(),
             paused_at: None,
@@ -251,25 +170,30 @@ impl Books {
             return self
                 .breach(Law::Stale, format!("the process that was taken over from began {step}.{verb}"));
         }
-        let Some(Ok(stored)) = self.store.load(&RunId::from(RUN)).now_or_never() else {
-            return self.breach(Law::IntentFirst, format!("{step}.{verb}: the store does not have the run"));
+        // Such a name is not written as it is.
+        if step.as_str().contains(['"', '\\']) {
+            return;
+        }
+        let last = match &self.store {
+            None => self.last.get(step).copied(),
+            Some(store) => {
+                let stored = store.load(&RunId::from(RUN)).now_or_never().and_then(Result::ok);
+                let lines = stored.map(|stored| stored.lines).unwrap_or_default();
+                lines.iter().rev().find_map(|line| {
+                    let (name, intent) = about(&line.body)?;
+                    (name == step.as_str()).then_some((line.seq, intent))
+                })
+            }
         };
-        let name = serde_json::to_string(step).unwrap_or_default();
-        let about = format!("\"step\":{name}");
-        let intent = match half {
-            Half::Do => format!("\"intent\":{{{about}"),
-            Half::Undo => format!("\"undo_intent\":{{{about}"),
-        };
-        let last = stored.lines.iter().rev().find(|line| line.body.contains(&about));
-        let Some(line) = last.filter(|line| line.body.contains(&intent)) else {
+        let Some((seq, _)) = last.filter(|(_, intent)| *intent == Some(half)) else {
             return self
                 .breach(Law::IntentFirst, format!("{step}.{verb} began without an intent in the store"));
         };
-        if self.used.insert((step.clone(), half), line.seq) >= Some(line.seq) {
+        if self.used.insert((step.clone(), half), seq) >= Some(seq) {
             return self
                 .breach(Law::IntentFirst, format!("{step}.{verb} began again without an intent of its own"));
         }
-        if half == Half::Do && self.paused_at.is_some_and(|paused| paused < line.seq) {
+        if half == Half::Do && self.paused_at.is_some_and(|paused| paused < seq) {
             self.breach(Law::Paused, format!("{step}.{verb} began while the run was paused"));
         }
         if let Some(status) = self.ended.filter(|_| half == Half::Do) {
@@ -281,7 +205,7 @@ impl Books {
         let stopped = self
             .stopped_at
             .as_ref()
-            .filter(|(at, control)| *at < line.seq && (half == Half::Do || *control == Control::Abandon));
+            .filter(|(at, control)| *at < seq && (half == Half::Do || *control == Control::Abandon));
         if let Some((_, control)) = stopped {
             let what = format!("{step}.{verb} began although the run was asked to {control}");
             self.breach(Law::AskedToStop, what);
@@ -360,7 +284,7 @@ impl Books {
     /// A line that the store has. Returns what is to be asked of the run because of it, and its text for a timeline.
     pub(super) fn written(
         &mut self,
-        body: &str,
+        (seq, body): (u64, &str),
         process: usize,
         stale: bool,
         now: Duration,
@@ -371,6 +295,9 @@ impl Books {
                 Law::Stale,
                 format!("process {process} wrote although another one drives the run by now"),
             );
+        }
+        if let Some((step, intent)) = about(body) {
+            self.last.insert(step.into(), (seq, intent));
         }
         const TOLD: [&str; 5] =
             ["\"soak_opened\":", "\"soak_closed\":", "\"controlled\":", "\"waiting\":", "\"ended\":"];
@@ -432,6 +359,22 @@ impl Books {
             self.breach(Law::Soak, what);
         }
     }
+}
+
+/// The step that a line is about, and which half it is the intent of.
+fn about(body: &str) -> Option<(&str, Option<Half>)> {
+    let (before, rest) = body.split_once("\"step\":\"")?;
+    // A plan is about all steps.
+    if body.contains("\"created\":") {
+        return None;
+    }
+    let (step, _) = rest.split_once('"')?;
+    let intent = if before.ends_with("\"intent\":{") {
+        Some(Half::Do)
+    } else {
+        before.ends_with("\"undo_intent\":{").then_some(Half::Undo)
+    };
+    Some((step, intent))
 }
 
 /// How much of the time from `since` to `until` the spans cover.

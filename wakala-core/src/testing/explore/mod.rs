@@ -44,17 +44,20 @@ use std::time::Instant;
 use super::lock;
 use crate::Approval;
 
+mod calls;
 mod drive;
 mod ends;
 mod invariants;
+mod law;
 mod points;
 mod report;
 mod scene;
 mod schedule;
 mod shrink;
+mod turns;
 mod wraps;
 
-pub use invariants::Law;
+pub use law::Law;
 pub use report::{Exploration, Violation};
 pub use scene::{Blackout, Scene, Snapshot};
 pub use schedule::{Back, Schedule, Then, Trouble};

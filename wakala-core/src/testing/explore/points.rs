@@ -6,106 +6,17 @@ use std::future::{Future, pending, poll_fn};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use super::calls::{Answer, Call, Kind, fail};
 use super::invariants::{Books, Breach, Half, Law, Owners};
 use super::scene::{Dark, Scene, Snapshot};
 use super::schedule::{Back, Schedule, Then, Trouble};
-use crate::testing::{Fault, lock};
-use crate::{Clock as _, Control, Error, ErrorKind, GuardId, Plan, Result, Retry, StepId, Verdict};
+use crate::testing::lock;
+use crate::{Clock as _, Control, Plan, Result, StepId};
 
 /// How long a run that was told to pause stays so.
 const PAUSE: Duration = Duration::from_secs(600);
-
-/// What kind of call it is: what can go wrong there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Guard,
-    Mail,
-    StepRead,
-    StepWrite,
-    StoreRead,
-    StoreRenew,
-    StoreWrite,
-}
-
-/// One call.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Call<'a> {
-    Guard(&'static str, &'a GuardId),
-    Step(&'static str, &'a StepId),
-    Store(&'static str),
-}
-
-impl Call<'_> {
-    pub(super) fn kind(self) -> Kind {
-        match self {
-            Self::Guard(..) => Kind::Guard,
-            Self::Step("apply" | "undo", _) => Kind::StepWrite,
-            Self::Step(..) => Kind::StepRead,
-            Self::Store("mail") => Kind::Mail,
-            Self::Store("renew") => Kind::StoreRenew,
-            Self::Store("load" | "list") => Kind::StoreRead,
-            Self::Store(_) => Kind::StoreWrite,
-        }
-    }
-}
-
-impl fmt::Display for Call<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Guard(method, id) => write!(f, "guard {id}.{method}"),
-            Self::Step(method, id) => write!(f, "step {id}.{method}"),
-            Self::Store(method) => write!(f, "store.{method}"),
-        }
-    }
-}
-
-/// An answer that can be a failure.
-pub(super) trait Answer: Send + Sized {
-    fn failed(error: Error) -> Self;
-    fn is_failure(&self) -> bool;
-    fn describe(&self) -> String;
-}
-
-impl<T: Debug + Send> Answer for Result<T> {
-    fn failed(error: Error) -> Self {
-        Err(error)
-    }
-    fn is_failure(&self) -> bool {
-        self.is_err()
-    }
-    fn describe(&self) -> String {
-        match self {
-            Ok(value) => format!("{value:?}").chars().take(90).collect(),
-            Err(error) => format!("error: {}", error.chain()),
-        }
-    }
-}
-
-impl Answer for Verdict {
-    fn failed(error: Error) -> Self {
-        Self::SourceError(error.chain())
-    }
-    fn is_failure(&self) -> bool {
-        false
-    }
-    fn describe(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl Answer for Option<Vec<(SystemTime, Verdict)>> {
-    fn failed(_: Error) -> Self {
-        None
-    }
-    fn is_failure(&self) -> bool {
-        self.is_none()
-    }
-    fn describe(&self) -> String {
-        self.as_ref().map_or("nothing of the past".to_owned(), |seen| format!("{} verdicts", seen.len()))
-    }
-}
 
 /// What the one who drives a run is told.
 #[derive(Clone, Copy, Debug)]
@@ -169,6 +80,8 @@ impl Wire {
         schedule: &Schedule,
         recording: bool,
     ) -> Self {
+        // A store that loses what it was given does so without trouble too.
+        let thorough = schedule.troubles().len() <= 1;
         let state = State {
             troubles: schedule.troubles().to_vec(),
             postponed: None,
@@ -182,7 +95,7 @@ impl Wire {
             leased_at: None,
             letters: Vec::new(),
             dark_until: Duration::ZERO,
-            books: Books::new(scene, plan),
+            books: Books::new(scene, plan, thorough),
             timeline: Vec::new(),
         };
         let owners = plan.map(|(plan, _)| Owners::of(plan)).unwrap_or_default();
@@ -471,10 +384,11 @@ impl Wire {
     }
 
     /// A line that the store has.
-    pub(super) fn written(&self, process: usize, body: &str) {
+    pub(super) fn written(&self, process: usize, seq: u64, body: &str) {
         let (now, recording) = (self.0.scene.now(), self.0.recording);
         let stale = self.state().fates[process] == Fate::Stale;
-        let (waiting, text) = self.with_books(|books| books.written(body, process, stale, now, recording));
+        let (waiting, text) =
+            self.with_books(|books| books.written((seq, body), process, stale, now, recording));
         if let Some(text) = text {
             self.note(|| format!("      p{process}   | {text}"));
         }
@@ -486,29 +400,6 @@ impl Wire {
     pub(super) fn polled(&self) -> usize {
         self.state().polled
     }
-}
-
-/// Lets a call fail.
-async fn fail<T: Answer>(fault: Fault, call: Call<'_>, inner: impl Future<Output = T> + Send) -> T {
-    if fault.has_effect() {
-        let answer = inner.await;
-        // Where the call itself fails, its own answer is the truth.
-        if answer.is_failure() {
-            return answer;
-        }
-    }
-    let error = |kind, message| Error::new(kind, "call", message).on(call);
-    T::failed(match fault {
-        Fault::Retryable { after } => {
-            error(ErrorKind::RateLimited, "injected: too many requests").with_retry(Retry::Safe { after })
-        }
-        Fault::Rejected => error(ErrorKind::Denied, "injected: refused").with_retry(Retry::Never),
-        Fault::AnswerLost | Fault::RequestLost => {
-            error(ErrorKind::Unavailable, "injected: the connection broke before the answer")
-                .with_retry(Retry::ObserveFirst)
-        }
-        Fault::Hang | Fault::HangAfterEffect => pending().await,
-    })
 }
 
 /// Counts a call under way for as long as it lives.

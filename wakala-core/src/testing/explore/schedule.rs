@@ -7,7 +7,7 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::points::{Call, Kind};
+use super::calls::{Call, Kind};
 use crate::testing::Fault;
 use crate::{Error, Result};
 

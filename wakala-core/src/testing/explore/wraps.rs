@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
+use super::calls::Call;
 use super::invariants::Half;
-use super::points::{Call, Wire};
+use super::points::Wire;
 use crate::store::{Lease, LeaseTerms, Letter, Line, NewRun, Release, RunHead, StoredRun, Takeover};
 use crate::testing::lock;
 use crate::{
@@ -201,12 +202,12 @@ impl RunStore for WiredStore {
     }
 
     async fn append(&self, run: &RunId, epoch: u64, line: Line) -> Result<()> {
-        let body = line.body.clone();
+        let (seq, body) = (line.seq, line.body.clone());
         let call = async {
             let process = self.wire.polled();
             let answer = self.inner.append(run, epoch, line).await;
             if answer.is_ok() {
-                self.wire.written(process, &body);
+                self.wire.written(process, seq, &body);
             }
             answer
         };
