@@ -367,6 +367,15 @@ impl Engine {
         for attempt in 1.. {
             let release = self.store.release(&report.run_id, epoch, what);
             let Err(error) = self.ask_store("release", Some(&report.run_id), release).await else { break };
+            if error.kind() == ErrorKind::Conflict {
+                // Whoever took the run over has what it held, and it is not for this process to say how it stands.
+                if !report.journal.last().is_some_and(|last| matches!(last.record, Record::Ended { .. })) {
+                    report.status = Status::Superseded;
+                }
+                report.reason =
+                    format!("{}; somebody else drives the run by now ({})", report.reason, error.chain());
+                break;
+            }
             if attempt == RELEASE_ATTEMPTS || matches!(error.retry(), Retry::Never | Retry::Exhausted) {
                 report.reason = format!(
                     "{}; its resources could not be given back ({}): resume it once more to do so",

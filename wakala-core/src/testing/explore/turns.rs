@@ -113,9 +113,7 @@ impl Director<'_> {
     /// What a process may say that somebody took the run over from.
     fn check_stale(&self, number: usize, said: &RunReport) -> Result<(), Breach> {
         self.wire.note(|| format!("      p{number} ended as {}: {}", said.status, said.reason));
-        // One that had lost its journal before, and was about to give back, finds out then.
-        let knows = said.status.is_open() && said.reason.contains("could not be given back");
-        if said.status == Status::Superseded || has_ended(said) || knows {
+        if said.status == Status::Superseded || has_ended(said) {
             return Ok(());
         }
         let what = format!("a process that was taken over from says {}: {}", said.status, said.reason);
