@@ -46,7 +46,7 @@ impl MemoryStore {
     }
 
     fn until(&self, ttl: Duration) -> Duration {
-        self.clock.monotonic() + ttl
+        self.clock.monotonic().saturating_add(ttl)
     }
 }
 

@@ -218,6 +218,7 @@ impl Site {
         let (api_spec, api_status) = (api.spec.unwrap(), api.status.unwrap_or_default());
         Seen {
             api: api_spec.replicas.unwrap(),
+            api_pods: api_status.replicas.unwrap_or_default(),
             api_ready: api_status.ready_replicas.unwrap_or_default(),
             api_updated: api_status.updated_replicas.unwrap_or_default(),
             template: api_spec.template,
@@ -235,6 +236,8 @@ impl Site {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Seen {
     pub(crate) api: i32,
+    /// Of the old template and of the new.
+    pub(crate) api_pods: i32,
     pub(crate) api_ready: i32,
     pub(crate) api_updated: i32,
     pub(crate) template: PodTemplateSpec,

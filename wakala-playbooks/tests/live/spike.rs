@@ -47,7 +47,9 @@ async fn the_runbook_there_and_back() {
     // The template is back; its rollout goes on by itself.
     wait_until("the restart is through", DEADLINE, || async {
         let seen = site.seen().await;
-        if (seen.api_ready, seen.api_updated) == (50, 50) { Ok(()) } else { Err(format!("{seen:?}").into()) }
+        // All of the new template are made, and ready, while surplus pods of the old one still are: through is when none is.
+        let through = (seen.api_pods, seen.api_ready, seen.api_updated) == (50, 50, 50);
+        if through { Ok(()) } else { Err(format!("{seen:?}").into()) }
     })
     .await
     .unwrap();
