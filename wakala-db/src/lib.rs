@@ -40,18 +40,28 @@
 //! connection was to be had nothing was sent, and a refusal of the server's has changed nothing; a connection that broke,
 //! or an answer that did not come in time, leaves the fate of a write open. Nothing here sleeps.
 
-#[cfg(feature = "run-store")]
+#[cfg(feature = "client")]
 mod config;
-#[cfg(feature = "run-store")]
+#[cfg(feature = "client")]
 mod error;
-#[cfg(feature = "run-store")]
+#[cfg(feature = "metrics")]
+mod metrics;
+#[cfg(feature = "mover")]
+mod mover;
+#[cfg(feature = "client")]
 mod permissions;
+#[cfg(feature = "pgbouncer")]
+mod pgbouncer;
+#[cfg(feature = "shards")]
+mod shards;
 #[cfg(feature = "run-store")]
 mod store;
 
-#[cfg(feature = "run-store")]
+#[cfg(feature = "client")]
 pub use config::SchemaName;
+#[cfg(feature = "client")]
+pub use permissions::sql_grants;
 #[cfg(feature = "run-store")]
-pub use permissions::{migration_permissions, sql_grants, store_permissions};
+pub use permissions::{migration_permissions, store_permissions};
 #[cfg(feature = "run-store")]
 pub use store::PostgresStore;

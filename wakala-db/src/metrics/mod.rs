@@ -1,0 +1,1 @@
+//! Metrics of Postgres servers and of PgBouncer instances.

@@ -1,0 +1,1 @@
+//! PgBouncer's configuration: read, changed, applied, verified.

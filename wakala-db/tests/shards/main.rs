@@ -1,0 +1,1 @@
+//! The shard directory, placement, and the router of applications.
