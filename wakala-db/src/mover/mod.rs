@@ -1,1 +1,14 @@
 //! Moves tenants between shards while they are in use.
+//!
+//! In short (sources and measurements are in `docs/why-tenants-move-like-this.md`): a slot on the source keeps all
+//! changes from before the copy on. The rows are copied in chunks, each in a snapshot of its own; a change is applied
+//! where the snapshot of its chunk does not see its transaction. A fence takes the tenant's lock exclusively, which
+//! waits for its writers, and puts a token into the same stream: where the destination applies the token, it is the
+//! owner. Source and destination never both are. Afterwards the stream of the way back keeps the source up to date
+//! until the move is finished, so that it can be taken back without loss.
+
+mod change;
+mod holder;
+mod snapshot;
+mod table;
+mod tenant;

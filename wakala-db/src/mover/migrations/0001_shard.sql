@@ -1,0 +1,164 @@
+CREATE SCHEMA IF NOT EXISTS wakala_shard;
+
+-- What every shard has: who owns which tenant, who moves it, what was copied. In the schema "wakala_shard"; names are whole, so
+-- that no search_path matters.
+
+CREATE TABLE wakala_shard.owner (
+    tenant_id text PRIMARY KEY,
+    epoch bigint NOT NULL CHECK (epoch >= 1),
+    -- The shard that serves the tenant, as far as this one knows.
+    shard integer NOT NULL,
+    -- On the owner "owned". On the others "incoming" before a move to it is through, "gone" after one from it.
+    state text NOT NULL CHECK (state IN ('owned', 'incoming', 'gone'))
+);
+
+-- One row: which shard this database is.
+CREATE TABLE wakala_shard.shard (
+    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    id integer NOT NULL CHECK (id > 0)
+);
+
+-- The moves that this shard takes part in.
+CREATE TABLE wakala_shard.move (
+    move_id text PRIMARY KEY,
+    -- Which process drives it; goes up with each that takes it over.
+    lease bigint NOT NULL,
+    role text NOT NULL CHECK (role IN ('source', 'destination')),
+    other integer NOT NULL,
+    tenants text[] NOT NULL,
+    -- What is applied here of the stream of the other shard; "from" is where this stream begins.
+    applied pg_lsn,
+    -- Of the other shard, by which it is known again: pg_control_system() and its timeline.
+    system_identifier text,
+    timeline integer,
+    created timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- Written before the object that it names is made, removed after it is gone.
+CREATE TABLE wakala_shard.move_object (
+    move_id text NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('slot', 'publication', 'trigger')),
+    name text NOT NULL,
+    PRIMARY KEY (move_id, kind, name)
+);
+
+-- What is copied to this shard: a chunk is here, with its snapshot, in the transaction that copied it.
+CREATE TABLE wakala_shard.move_chunk (
+    move_id text NOT NULL,
+    chunk integer NOT NULL,
+    relation text NOT NULL,
+    tenant_id text NOT NULL,
+    -- Bounds by the chunk column, the lower included, the upper not; null where there is none.
+    lower text,
+    upper text,
+    snapshot text,
+    row_count bigint,
+    byte_count bigint,
+    PRIMARY KEY (move_id, chunk)
+);
+
+-- What the first statement of each transaction of a mover is.
+CREATE FUNCTION wakala_shard.mover_enter(move_id text, lease bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM FROM wakala_shard.move AS m WHERE m.move_id = mover_enter.move_id AND m.lease = mover_enter.lease FOR SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'move % is driven by another process by now', mover_enter.move_id USING ERRCODE = 'WK003';
+    END IF;
+    PERFORM pg_logical_emit_message(true, 'wakala.own', mover_enter.move_id);
+END
+$$;
+
+-- The lock of a tenant: writers share it, the fence takes it alone.
+CREATE FUNCTION wakala_shard.tenant_lock(tenant text) RETURNS bigint
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS
+    $$SELECT hashtextextended(tenant, 7710162562058289152)$$;
+
+-- Fails unless this shard owns the tenant, in this epoch where one is given; until the transaction ends, it stays so.
+-- Whoever may write the tables of tenants may call it, and need not be able to read the owners.
+CREATE FUNCTION wakala_shard.check_owner(tenant text, expected bigint, known_only boolean) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    owner record;
+    sees_latest boolean := current_setting('transaction_isolation') IN ('read committed', 'read uncommitted');
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(wakala_shard.tenant_lock(tenant));
+    IF sees_latest THEN
+        SELECT o.epoch, o.shard, o.state INTO owner FROM wakala_shard.owner AS o WHERE o.tenant_id = tenant;
+    ELSE
+        -- A plain read would find the owner of when the transaction began; this fails (40001) where it has changed.
+        SELECT o.epoch, o.shard, o.state INTO owner FROM wakala_shard.owner AS o WHERE o.tenant_id = tenant FOR SHARE;
+        IF NOT FOUND THEN
+            -- And it may have become known since. Then this fails likewise; else the tenant becomes known by it.
+            INSERT INTO wakala_shard.owner (tenant_id, epoch, shard, state)
+                SELECT tenant, 1, s.id, 'owned' FROM wakala_shard.shard AS s ON CONFLICT DO NOTHING;
+            owner := NULL;
+        END IF;
+    END IF;
+    IF owner IS NULL THEN
+        IF known_only THEN
+            RAISE EXCEPTION 'tenant % is not known on this shard', tenant
+                USING ERRCODE = 'WK002', HINT = 'Register it in the directory, or look there where it lives.';
+        END IF;
+        RETURN;
+    END IF;
+    IF owner.state <> 'owned' OR owner.epoch <> coalesce(expected, owner.epoch) THEN
+        RAISE EXCEPTION 'tenant % is served by shard % since epoch %', tenant, owner.shard, owner.epoch
+            USING ERRCODE = 'WK001', DETAIL = format('shard=%s epoch=%s', owner.shard, owner.epoch),
+                HINT = 'Look the tenant up again, and repeat the transaction there.';
+    END IF;
+END
+$$;
+
+-- What an application that knows the directory calls first in a transaction.
+CREATE FUNCTION wakala_shard.enter(tenant text, epoch bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM wakala_shard.check_owner(tenant, epoch, true);
+    -- The guards of the tables need not ask again in this transaction, unless it goes back to before this.
+    PERFORM pg_catalog.set_config('wakala.entered', tenant, true);
+END
+$$;
+
+-- The fence: this shard gives the tenant up, and puts the token into its change stream, behind all that the tenant's
+-- writers did. Waits for them, as long as lock_timeout says. Idempotent: a repeat finds it done.
+CREATE FUNCTION wakala_shard.give_up(move_id text, lease bigint, tenant text, from_epoch bigint, to_shard integer) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    owner record;
+BEGIN
+    PERFORM wakala_shard.mover_enter(move_id, lease);
+    PERFORM pg_advisory_xact_lock(wakala_shard.tenant_lock(tenant));
+    SELECT o.epoch, o.shard, o.state INTO owner FROM wakala_shard.owner AS o WHERE o.tenant_id = tenant FOR UPDATE;
+    IF owner.state = 'gone' AND owner.epoch = from_epoch + 1 AND owner.shard = to_shard THEN
+        RETURN false;
+    END IF;
+    IF owner IS NULL OR owner.state <> 'owned' OR owner.epoch <> from_epoch THEN
+        RAISE EXCEPTION 'tenant % is not this shard''s to give up: %', tenant, owner USING ERRCODE = 'WK004';
+    END IF;
+    UPDATE wakala_shard.owner AS o SET state = 'gone', epoch = from_epoch + 1, shard = to_shard WHERE o.tenant_id = tenant;
+    PERFORM pg_logical_emit_message(true, 'wakala.token',
+        jsonb_build_object('move', move_id, 'tenant', tenant, 'epoch', from_epoch + 1, 'shard', to_shard)::text);
+    RETURN true;
+END
+$$;
+
+-- The other end: in the transaction that applied all before the token, this shard becomes the owner. False where it is
+-- already.
+CREATE FUNCTION wakala_shard.receive(tenant text, new_epoch bigint) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    me integer := (SELECT s.id FROM wakala_shard.shard AS s);
+    owner record;
+BEGIN
+    SELECT o.epoch, o.shard, o.state INTO owner FROM wakala_shard.owner AS o WHERE o.tenant_id = tenant FOR UPDATE;
+    IF owner.state = 'owned' AND owner.epoch = new_epoch THEN
+        RETURN false;
+    END IF;
+    IF owner IS NULL OR owner.state = 'owned' OR owner.epoch >= new_epoch THEN
+        RAISE EXCEPTION 'tenant % is not due on this shard in epoch %: %', tenant, new_epoch, owner USING ERRCODE = 'WK004';
+    END IF;
+    UPDATE wakala_shard.owner AS o SET state = 'owned', epoch = new_epoch, shard = me WHERE o.tenant_id = tenant;
+    RETURN true;
+END
+$$;
