@@ -40,6 +40,8 @@
 //! connection was to be had nothing was sent, and a refusal of the server's has changed nothing; a connection that broke,
 //! or an answer that did not come in time, leaves the fate of a write open. Nothing here sleeps.
 
+#[cfg(any(feature = "run-store", feature = "shards"))]
+mod client;
 #[cfg(feature = "client")]
 mod config;
 #[cfg(feature = "client")]
@@ -52,6 +54,8 @@ mod mover;
 mod permissions;
 #[cfg(feature = "pgbouncer")]
 mod pgbouncer;
+#[cfg(any(feature = "run-store", feature = "shards"))]
+mod schema;
 #[cfg(feature = "shards")]
 mod shards;
 #[cfg(feature = "run-store")]

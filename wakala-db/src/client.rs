@@ -15,18 +15,18 @@ const ATTEMPTS: u32 = 5;
 
 /// A value and its type. The type goes with the statement, which so needs neither a name nor a round trip to be
 /// prepared: a PgBouncer in transaction mode gives each statement another connection.
-pub(super) type Value<'a> = (&'a (dyn ToSql + Sync), Type);
+pub(crate) type Value<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// A pool, and how long a call may take.
 #[derive(Clone, Debug)]
-pub(super) struct Client {
-    pub(super) pool: Pool,
-    pub(super) limit: Duration,
+pub(crate) struct Client {
+    pub(crate) pool: Pool,
+    pub(crate) limit: Duration,
 }
 
 impl Client {
     /// The rows of one statement, which is a transaction of its own.
-    pub(super) async fn rows(&self, call: &Call, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>> {
+    pub(crate) async fn rows(&self, call: &Call, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>> {
         let until = Instant::now() + self.limit;
         let mut attempt = 1;
         loop {
@@ -55,12 +55,12 @@ impl Client {
     }
 
     /// The only row of a statement that has one.
-    pub(super) async fn row(&self, call: &Call, sql: &str, values: &[Value<'_>]) -> Result<Row> {
+    pub(crate) async fn row(&self, call: &Call, sql: &str, values: &[Value<'_>]) -> Result<Row> {
         self.rows(call, sql, values).await?.pop().ok_or_else(|| call.odd_answer("without a row"))
     }
 
     /// Several statements in one transaction; any failure leaves nothing of them.
-    pub(super) async fn transaction<T>(
+    pub(crate) async fn transaction<T>(
         &self,
         call: &Call,
         work: impl AsyncFnOnce(&tokio_postgres::Transaction<'_>) -> Result<T, Failed>,
@@ -104,7 +104,7 @@ impl Client {
 
 /// Why a transaction is not committed.
 #[derive(Debug)]
-pub(super) enum Failed {
+pub(crate) enum Failed {
     Client(tokio_postgres::Error),
     Ours(Error),
 }
