@@ -105,6 +105,11 @@ impl Call {
         self.error(ErrorKind::DeadlineExceeded, self.if_lost(), message)
     }
 
+    /// There is no connection to send anything on.
+    pub(crate) fn unreachable(&self, error: tokio_postgres::Error) -> Error {
+        self.client(error, Phase::Connecting)
+    }
+
     /// The statement failed, or its answer was lost.
     pub(crate) fn failed(&self, error: tokio_postgres::Error) -> Error {
         self.client(error, Phase::Sent)
@@ -237,6 +242,8 @@ fn kind_of(code: &str, message: &str) -> (ErrorKind, Fate) {
         // A missing object, a value or a size that no column takes, a setting that rules the statement out.
         "3F000" | "42P01" | "42883" | "42703" | "55000" => (InvalidConfig, Refused),
         _ if code.starts_with("22") || code.starts_with("54") => (InvalidConfig, Refused),
+        // What the functions of a shard say: another owner, another mover.
+        _ if code.starts_with("WK") => (Conflict, Refused),
         // A broken constraint of ours, a syntax error, damaged data: this program's fault or the schema's.
         _ => (Unexpected, Refused),
     }

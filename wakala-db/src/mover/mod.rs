@@ -8,7 +8,10 @@
 //! until the move is finished, so that it can be taken back without loss.
 
 mod change;
+mod connect;
 mod holder;
+mod install;
+mod registry;
 mod snapshot;
 mod table;
 mod tenant;

@@ -110,6 +110,29 @@ BEGIN
 END
 $$;
 
+-- A row does not change its tenant while one of the two is moved: the stream of one has no place for the other's row.
+CREATE FUNCTION wakala_shard.check_stays(old_tenant text, new_tenant text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM wakala_shard.move AS m WHERE m.tenants && ARRAY[old_tenant, new_tenant]) THEN
+        RAISE EXCEPTION 'a row of tenant % cannot become one of tenant % while one of them is moved', old_tenant, new_tenant
+            USING ERRCODE = 'WK005', HINT = 'Repeat it when the move is finished.';
+    END IF;
+END
+$$;
+
+-- TRUNCATE takes the rows of all tenants, and the stream does not carry it.
+CREATE FUNCTION wakala_shard.guard_truncate() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM wakala_shard.move) THEN
+        RAISE EXCEPTION 'table %.% is not truncated while tenants are moved', TG_TABLE_SCHEMA, TG_TABLE_NAME
+            USING ERRCODE = 'WK005', HINT = 'Delete the rows of a tenant, or repeat it when the move is finished.';
+    END IF;
+    RETURN NULL;
+END
+$$;
+
 -- What an application that knows the directory calls first in a transaction.
 CREATE FUNCTION wakala_shard.enter(tenant text, epoch bigint) RETURNS void
 LANGUAGE plpgsql AS $$
@@ -162,3 +185,21 @@ BEGIN
     RETURN true;
 END
 $$;
+
+-- What was verified: one row a table and pass.
+CREATE TABLE wakala_shard.move_check (
+    move_id text NOT NULL,
+    -- "before" the first fence, "after" the last, "back".
+    pass text NOT NULL,
+    relation text NOT NULL,
+    row_count bigint NOT NULL,
+    equal boolean NOT NULL,
+    made timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (move_id, pass, relation)
+);
+
+-- Whoever writes rows of tenants calls these; the rest is the mover's.
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA wakala_shard FROM PUBLIC;
+GRANT USAGE ON SCHEMA wakala_shard TO PUBLIC;
+GRANT EXECUTE ON FUNCTION wakala_shard.enter(text, bigint), wakala_shard.check_owner(text, bigint, boolean),
+    wakala_shard.check_stays(text, text) TO PUBLIC;
