@@ -65,13 +65,23 @@ impl Client {
         call: &Call,
         work: impl AsyncFnOnce(&tokio_postgres::Transaction<'_>) -> Result<T, Failed>,
     ) -> Result<T> {
+        // Whatever is the default of the role.
+        self.transaction_at(call, IsolationLevel::ReadCommitted, work).await
+    }
+
+    /// The same in another isolation level.
+    pub(crate) async fn transaction_at<T>(
+        &self,
+        call: &Call,
+        isolation: IsolationLevel,
+        work: impl AsyncFnOnce(&tokio_postgres::Transaction<'_>) -> Result<T, Failed>,
+    ) -> Result<T> {
         let until = Instant::now() + self.limit;
         let mut connection = self.connection(call, until).await?;
         let done = timeout_at(until, async {
             let transaction = connection
                 .build_transaction()
-                // Whatever is the default of the role.
-                .isolation_level(IsolationLevel::ReadCommitted)
+                .isolation_level(isolation)
                 .read_only(false)
                 .start()
                 .await

@@ -65,7 +65,13 @@ mod store;
 pub use config::SchemaName;
 #[cfg(feature = "client")]
 pub use permissions::sql_grants;
+#[cfg(feature = "shards")]
+pub use permissions::{directory_permissions, router_permissions};
 #[cfg(feature = "run-store")]
 pub use permissions::{migration_permissions, store_permissions};
+#[cfg(feature = "shards")]
+pub use shards::{
+    Directory, Epoch, Existing, Placement, Shard, ShardId, State, TakenOver, TenantId, propose,
+};
 #[cfg(feature = "run-store")]
 pub use store::PostgresStore;

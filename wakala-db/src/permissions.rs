@@ -51,6 +51,31 @@ pub fn store_permissions(schema: &SchemaName) -> Vec<Permission> {
         .collect()
 }
 
+/// What a [`Directory`](crate::Directory) needs to work on tables that somebody else migrated. Nothing of it is spare.
+///
+/// Beside it, to take existing tables over, `SELECT` on them; to keep a legacy column, `SELECT` and `UPDATE` on its table.
+#[cfg(feature = "shards")]
+pub fn directory_permissions(schema: &SchemaName) -> Vec<Permission> {
+    directory(schema, &["INSERT", "SELECT", "UPDATE"])
+}
+
+/// What a [`Router`](crate::Router) needs of the directory: it only reads. Nothing of it is spare.
+#[cfg(feature = "shards")]
+pub fn router_permissions(schema: &SchemaName) -> Vec<Permission> {
+    directory(schema, &["SELECT"])
+}
+
+#[cfg(feature = "shards")]
+fn directory(schema: &SchemaName, actions: &[&str]) -> Vec<Permission> {
+    let name = schema.quoted();
+    let tables = [("directory_version", &["SELECT"][..]), ("shard", actions), ("tenant", actions)];
+    let tables = tables.into_iter().flat_map(|(table, actions)| {
+        let resource = format!("TABLE {name}.{}", quoted(table));
+        actions.iter().map(move |action| Permission::new(SYSTEM, *action, resource.clone()))
+    });
+    std::iter::once(Permission::new(SYSTEM, "USAGE", format!("SCHEMA {name}"))).chain(tables).collect()
+}
+
 /// What [`migrate`](crate::PostgresStore::migrate) needs beside what it makes, which then belongs to whoever calls it: to
 /// create the schema, in the database of that name.
 ///

@@ -1,1 +1,13 @@
 //! The shard directory, placement, and the router of applications.
+
+pub use directory::Directory;
+pub use ids::{Epoch, Placement, Shard, ShardId, State, TenantId};
+pub use legacy::Existing;
+pub use placement::propose;
+pub use take_over::TakenOver;
+
+mod directory;
+mod ids;
+mod legacy;
+mod placement;
+mod take_over;
