@@ -10,5 +10,6 @@
 mod change;
 mod holder;
 mod snapshot;
+mod stream;
 mod table;
 mod tenant;
