@@ -13,5 +13,6 @@ mod holder;
 mod install;
 mod registry;
 mod snapshot;
+mod stream;
 mod table;
 mod tenant;
