@@ -8,7 +8,9 @@
 //! until the move is finished, so that it can be taken back without loss.
 
 mod change;
+mod copy;
 mod holder;
 mod snapshot;
 mod table;
 mod tenant;
+mod verify;
