@@ -9,6 +9,7 @@
 
 mod change;
 mod connect;
+mod copy;
 mod holder;
 mod install;
 mod registry;
@@ -16,3 +17,4 @@ mod snapshot;
 mod stream;
 mod table;
 mod tenant;
+mod verify;

@@ -1,0 +1,1 @@
+//! Whether both sides have the same rows.
