@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::net::TcpStream;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Client, Config, NoTls, Socket};
 use wakala_core::Result;
 
+use super::stream::Secure;
 use crate::error::Call;
 
 /// A mover whose host is gone must not hold locks for longer.
@@ -22,23 +24,32 @@ const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(60);
 pub struct ShardAccess {
     config: Config,
     dial: Arc<dyn Dial>,
+    /// `None` without TLS.
+    secure: Option<Arc<dyn Secure>>,
 }
 
 impl ShardAccess {
     /// Without TLS: for a loopback address, a socket in the file system or a tunnel.
     pub fn without_tls(config: Config) -> Self {
-        Self::new(config, NoTls)
+        Self { config, dial: Arc::new(With(NoTls)), secure: None }
     }
 
     /// With TLS as your site has it; [`Config::ssl_mode`] says whether it is required.
     pub fn new<T>(config: Config, tls: T) -> Self
     where
-        T: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
-        T::Stream: Send,
-        T::TlsConnect: Send,
-        <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+        T: MakeTlsConnect<Socket> + MakeTlsConnect<TcpStream> + Clone + Send + Sync + 'static,
+        <T as MakeTlsConnect<Socket>>::Stream: Send,
+        <T as MakeTlsConnect<Socket>>::TlsConnect: Send,
+        <<T as MakeTlsConnect<Socket>>::TlsConnect as TlsConnect<Socket>>::Future: Send,
+        <T as MakeTlsConnect<TcpStream>>::Stream: Send + 'static,
+        <T as MakeTlsConnect<TcpStream>>::TlsConnect: Send,
+        <<T as MakeTlsConnect<TcpStream>>::TlsConnect as TlsConnect<TcpStream>>::Future: Send,
     {
-        Self { config, dial: Arc::new(With(tls)) }
+        Self { config, dial: Arc::new(With(tls.clone())), secure: Some(Arc::new(tls)) }
+    }
+
+    pub(crate) fn secure(&self) -> Option<&dyn Secure> {
+        self.secure.as_deref()
     }
 
     pub(crate) fn config(&self) -> &Config {

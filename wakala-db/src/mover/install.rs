@@ -7,7 +7,6 @@ use tokio_postgres::types::Type;
 use wakala_core::{Error, ErrorKind, Result, Retry};
 
 use super::table::Table;
-use super::tenant::literal;
 use crate::config::quoted;
 use crate::error::Call;
 
@@ -183,21 +182,4 @@ fn guard_function(column: &str) -> String {
          $guard$;
          REVOKE ALL ON FUNCTION wakala_shard.{name}() FROM PUBLIC;"
     )
-}
-
-/// Makes the owners of a shard known on it: those that it knows already stay as they are.
-pub(crate) async fn register(client: &Client, shard: i32, tenants: &[(String, i64)]) -> Result<()> {
-    let call = Call { operation: "register", subject: format!("owners on shard {shard}"), writes: true };
-    for part in tenants.chunks(1000) {
-        let rows: Vec<String> = part
-            .iter()
-            .map(|(tenant, epoch)| format!("({}, {epoch}, {shard}, 'owned')", literal(tenant)))
-            .collect();
-        let sql = format!(
-            "INSERT INTO wakala_shard.owner (tenant_id, epoch, shard, state) VALUES {} ON CONFLICT DO NOTHING",
-            rows.join(", ")
-        );
-        client.batch_execute(&sql).await.map_err(|error| call.failed(error))?;
-    }
-    Ok(())
 }

@@ -1,5 +1,6 @@
 //! One direction of a move: what happens on one shard is applied to the other, in the order of its commits.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,8 +29,8 @@ const HELD: usize = 8 << 20;
 pub(crate) enum Until<'a> {
     /// This marker was seen, and all before it is durable on the other side.
     Marker(&'a str),
-    /// The other side is the tenant's owner in this epoch.
-    Token { tenant: &'a str, epoch: i64 },
+    /// The other side is the tenant's owner in this epoch; or somebody says that no token comes.
+    Token { tenant: &'a str, epoch: i64, stopped: &'a CancellationToken },
     /// Somebody else says so.
     Stopped(&'a CancellationToken),
 }
@@ -38,8 +39,10 @@ pub(crate) enum Until<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
     Reached,
-    /// A chunk must be copied again before the tenant can be handed over; [`Link::deliver`] does that then.
+    /// A chunk must be copied again before the tenant can be handed over; [`Link::deliver_now`] does that then.
     NeedsCopy,
+    /// Before it got there, since somebody said so.
+    Stopped,
 }
 
 /// The text of a token.
@@ -50,6 +53,8 @@ struct Token {
     tenant: String,
     epoch: i64,
     shard: i32,
+    /// How far they were used.
+    sequences: BTreeMap<String, i64>,
 }
 
 #[derive(Debug)]
@@ -149,12 +154,12 @@ impl Link {
                     // Nothing waits, so this is the moment to make durable what came.
                     self.write().await?;
                     match &until {
-                        Until::Stopped(stopped) => tokio::select! {
+                        Until::Stopped(stopped) | Until::Token { stopped, .. } => tokio::select! {
                             biased;
-                            () = stopped.cancelled() => return Ok(Ended::Reached),
+                            () = stopped.cancelled() => return Ok(Ended::Stopped),
                             event = self.stream.next() => event?,
                         },
-                        Until::Marker(_) | Until::Token { .. } => self.stream.next().await?,
+                        Until::Marker(_) => self.stream.next().await?,
                     }
                 }
             };
@@ -176,7 +181,10 @@ impl Link {
                 return Ok(Some(Ended::NeedsCopy));
             }
             let tokens = self.deliver().await?;
-            let expected = |token: &Token| matches!(until, Until::Token { tenant, epoch } if token.tenant == *tenant && token.epoch == *epoch);
+            let expected = |token: &Token| {
+                matches!(until, Until::Token { tenant, epoch, .. }
+                    if token.tenant == *tenant && token.epoch == *epoch)
+            };
             if tokens.iter().any(expected) {
                 return Ok(Some(Ended::Reached));
             }
@@ -188,11 +196,11 @@ impl Link {
             self.markers.clear();
             return Ok(Some(Ended::Reached));
         }
-        if let Until::Stopped(stopped) = until
+        if let Until::Stopped(stopped) | Until::Token { stopped, .. } = until
             && stopped.is_cancelled()
         {
             self.write().await?;
-            return Ok(Some(Ended::Reached));
+            return Ok(Some(Ended::Stopped));
         }
         Ok(None)
     }
@@ -210,6 +218,9 @@ impl Link {
     async fn deliver(&mut self) -> Result<Vec<Token>> {
         let tokens = std::mem::take(&mut self.tokens);
         for token in &tokens {
+            for (name, used) in &token.sequences {
+                self.also.push(format!("SELECT wakala_shard.raise_sequence({}, {used})", literal(name)));
+            }
             self.also.push(format!("SELECT wakala_shard.receive({}, {})", literal(&token.tenant), token.epoch));
         }
         self.dirty = true;
@@ -372,8 +383,9 @@ impl Link {
         Ok(())
     }
 
-    pub(crate) fn stream(&self) -> &ChangeStream {
-        &self.stream
+    /// Lets go of the slot.
+    pub(crate) async fn close(self) {
+        self.stream.close().await;
     }
 }
 

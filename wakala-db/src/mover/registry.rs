@@ -7,6 +7,7 @@ use tokio_postgres::{Client, Row};
 use wakala_core::{Error, ErrorKind, Result, Retry};
 
 use super::holder::Holder;
+use super::tenant::literal;
 use crate::error::Call;
 
 /// How long a mover that is taken over from may still hold the row of the move before its sessions are ended.
@@ -181,6 +182,16 @@ pub(crate) async fn begins_at(client: &Client, holder: &Holder, at: PgLsn) -> Re
     one(&call, client.query_typed(sql, &values).await).map(drop)
 }
 
+/// What was copied is of no use any more: neither the plan nor the progress.
+pub(crate) async fn forget_copy(client: &Client, holder: &Holder) -> Result<()> {
+    let call = Call { operation: "forget_copy", subject: format!("move {}", holder.move_id), writes: true };
+    let sql = "WITH mine AS (UPDATE wakala_shard.move SET applied = NULL WHERE move_id = $1 AND lease = $2
+             RETURNING move_id),
+         chunks AS (DELETE FROM wakala_shard.move_chunk WHERE move_id IN (SELECT move_id FROM mine))
+         SELECT 1 FROM mine";
+    one(&call, client.query_typed(sql, &[(&holder.move_id, Type::TEXT), (&holder.lease, Type::INT8)]).await).map(drop)
+}
+
 /// What a move makes beside rows: written down before it is made, struck out when it is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Object {
@@ -257,6 +268,23 @@ pub(crate) async fn owner(client: &Client, tenant: &str) -> Result<Option<Owner>
     Ok(Some(Owner { epoch, shard, state }))
 }
 
+/// Makes the owners of a shard known on it: those that it knows already stay as they are.
+pub(crate) async fn register(client: &Client, shard: i32, tenants: &[(String, i64)]) -> Result<()> {
+    let call = Call { operation: "register", subject: format!("owners on shard {shard}"), writes: true };
+    for part in tenants.chunks(1000) {
+        let rows: Vec<String> = part
+            .iter()
+            .map(|(tenant, epoch)| format!("({}, {epoch}, {shard}, 'owned')", literal(tenant)))
+            .collect();
+        let sql = format!(
+            "INSERT INTO wakala_shard.owner (tenant_id, epoch, shard, state) VALUES {} ON CONFLICT DO NOTHING",
+            rows.join(", ")
+        );
+        client.batch_execute(&sql).await.map_err(|error| call.failed(error))?;
+    }
+    Ok(())
+}
+
 /// Makes the destination refuse writes for a tenant that is on its way to it.
 pub(crate) async fn expect(client: &Client, holder: &Holder, tenant: &str, from: &Owner) -> Result<()> {
     let call = Call { operation: "expect", subject: format!("tenant {tenant}"), writes: true };
@@ -284,6 +312,37 @@ pub(crate) async fn expect(client: &Client, holder: &Holder, tenant: &str, from:
         return Err(Error::new(ErrorKind::Conflict, "expect", message).on(&call.subject));
     }
     Ok(())
+}
+
+/// A tenant that stayed where it was is not expected any more: the destination sends whoever comes there to the source.
+pub(crate) async fn no_longer_expected(client: &Client, holder: &Holder, tenant: &str, source: i32) -> Result<()> {
+    let call = Call { operation: "stop_expecting", subject: format!("tenant {tenant}"), writes: true };
+    let sql = "UPDATE wakala_shard.owner AS o SET state = 'gone', shard = $4 FROM wakala_shard.move AS m
+         WHERE m.move_id = $1 AND m.lease = $2 AND o.tenant_id = $3 AND o.state <> 'owned'";
+    client
+        .query_typed(
+            sql,
+            &[
+                (&holder.move_id, Type::TEXT),
+                (&holder.lease, Type::INT8),
+                (&tenant, Type::TEXT),
+                (&source, Type::INT4),
+            ],
+        )
+        .await
+        .map_err(|error| call.failed(error))
+        .map(drop)
+}
+
+/// Strikes a move out, with all that was written down of it.
+pub(crate) async fn forget(client: &Client, holder: &Holder) -> Result<()> {
+    let call = Call { operation: "forget", subject: format!("move {}", holder.move_id), writes: true };
+    let sql = "WITH mine AS (DELETE FROM wakala_shard.move WHERE move_id = $1 AND lease = $2 RETURNING move_id),
+         chunks AS (DELETE FROM wakala_shard.move_chunk WHERE move_id IN (SELECT move_id FROM mine)),
+         checks AS (DELETE FROM wakala_shard.move_check WHERE move_id IN (SELECT move_id FROM mine)),
+         objects AS (DELETE FROM wakala_shard.move_object WHERE move_id IN (SELECT move_id FROM mine))
+         SELECT 1 FROM mine";
+    one(&call, client.query_typed(sql, &[(&holder.move_id, Type::TEXT), (&holder.lease, Type::INT8)]).await).map(drop)
 }
 
 /// The only row of an answer that has one.

@@ -144,11 +144,16 @@ END
 $$;
 
 -- The fence: this shard gives the tenant up, and puts the token into its change stream, behind all that the tenant's
--- writers did. Waits for them, as long as lock_timeout says. Idempotent: a repeat finds it done.
-CREATE FUNCTION wakala_shard.give_up(move_id text, lease bigint, tenant text, from_epoch bigint, to_shard integer) RETURNS boolean
+-- writers did. Waits for them, as long as lock_timeout says. With the token go the values of the sequences, which no
+-- stream carries. False where it was done before.
+CREATE FUNCTION wakala_shard.give_up(move_id text, lease bigint, tenant text, from_epoch bigint, to_shard integer,
+    sequences text[]) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     owner record;
+    name text;
+    value bigint;
+    used jsonb := '{}';
 BEGIN
     PERFORM wakala_shard.mover_enter(move_id, lease);
     PERFORM pg_advisory_xact_lock(wakala_shard.tenant_lock(tenant));
@@ -157,12 +162,35 @@ BEGIN
         RETURN false;
     END IF;
     IF owner IS NULL OR owner.state <> 'owned' OR owner.epoch <> from_epoch THEN
-        RAISE EXCEPTION 'tenant % is not this shard''s to give up: %', tenant, owner USING ERRCODE = 'WK004';
+        RAISE EXCEPTION 'tenant % is not this shard''s to give up in epoch %: %', tenant, from_epoch, owner
+            USING ERRCODE = 'WK004';
     END IF;
-    UPDATE wakala_shard.owner AS o SET state = 'gone', epoch = from_epoch + 1, shard = to_shard WHERE o.tenant_id = tenant;
-    PERFORM pg_logical_emit_message(true, 'wakala.token',
-        jsonb_build_object('move', move_id, 'tenant', tenant, 'epoch', from_epoch + 1, 'shard', to_shard)::text);
+    UPDATE wakala_shard.owner AS o SET state = 'gone', epoch = from_epoch + 1, shard = to_shard
+        WHERE o.tenant_id = tenant;
+    FOREACH name IN ARRAY sequences LOOP
+        EXECUTE format('SELECT last_value FROM %s', name) INTO value;
+        used := used || jsonb_build_object(name, value);
+    END LOOP;
+    PERFORM pg_logical_emit_message(true, 'wakala.token', jsonb_build_object(
+        'move', move_id, 'tenant', tenant, 'epoch', from_epoch + 1, 'shard', to_shard, 'sequences', used)::text);
     RETURN true;
+END
+$$;
+
+-- Numbers up to this one are given out no more. Never goes back: whoever takes numbers meanwhile would have to take a
+-- thousand between the two statements.
+CREATE FUNCTION wakala_shard.raise_sequence(name text, used bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    value bigint;
+    step bigint := (SELECT s.seqincrement FROM pg_sequence AS s WHERE s.seqrelid = name::regclass);
+BEGIN
+    EXECUTE format('SELECT last_value FROM %s', name) INTO value;
+    IF step > 0 AND value < used AND nextval(name::regclass) < used THEN
+        PERFORM setval(name::regclass, used + 1000 * step);
+    ELSIF step < 0 AND value > used AND nextval(name::regclass) > used THEN
+        PERFORM setval(name::regclass, used + 1000 * step);
+    END IF;
 END
 $$;
 
