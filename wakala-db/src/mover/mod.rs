@@ -8,6 +8,7 @@
 //! until the move is finished, so that it can be taken back without loss.
 
 mod change;
+mod discover;
 mod holder;
 mod snapshot;
 mod table;
