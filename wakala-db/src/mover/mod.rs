@@ -24,6 +24,7 @@ mod copying;
 mod discover;
 mod finish;
 mod hand_over;
+mod discover;
 mod holder;
 mod install;
 mod link;

@@ -1,0 +1,5 @@
+//! On a real server.
+
+mod odd;
+mod refused;
+mod rig;
