@@ -63,6 +63,11 @@ mod store;
 
 #[cfg(feature = "client")]
 pub use config::SchemaName;
+#[cfg(feature = "mover")]
+pub use mover::{
+    CopyProgress, Finished, HandOver, MoveEvent, MoveId, MoveObserver, MoveOptions, MoveSpec, Mover, NoMoveObserver,
+    ShardAccess, Verification, VerifiedTable,
+};
 #[cfg(feature = "client")]
 pub use permissions::sql_grants;
 #[cfg(feature = "shards")]

@@ -6,6 +6,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 use wakala_core::{Error, ErrorKind, Result, Retry};
 
+use super::side::Side;
 use super::table::Table;
 use crate::config::quoted;
 use crate::error::Call;
@@ -23,7 +24,9 @@ const GUARD_TRUNCATE: &str = "00_wakala_truncate";
 ///
 /// # Errors
 /// `Conflict` where the database is another shard; `Unsupported` where a later version made the schema.
-pub(crate) async fn install(client: &mut Client, shard: i32) -> Result<()> {
+pub(crate) async fn install(side: &mut Side) -> Result<()> {
+    let shard = side.number();
+    let client = &mut side.client;
     let call = Call { operation: "install", subject: format!("shard {shard}"), writes: true };
     let failed = |error| call.failed(error);
     let work = client.transaction().await.map_err(failed)?;

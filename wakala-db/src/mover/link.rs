@@ -13,7 +13,7 @@ use wakala_core::{Error, ErrorKind, Result, Retry};
 
 use super::apply::Applier;
 use super::change::{Event, Op, Row, Value};
-use super::copy::{self, Action, Chunks};
+use super::copy::{Action, Chunks};
 use super::snapshot::Snapshot;
 use super::stream::ChangeStream;
 use super::table::Table;
@@ -299,7 +299,7 @@ impl Link {
             }
             Action::Drop => {}
             Action::Recopy(chunk) => {
-                self.also.push(copy::again(&self.move_id, chunk));
+                self.also.push(copy_again(&self.move_id, chunk));
                 self.dirty = true;
             }
         }
@@ -387,6 +387,15 @@ impl Link {
     pub(crate) async fn close(self) {
         self.stream.close().await;
     }
+}
+
+/// The registry says that a chunk is to be copied again, and that something of it is there.
+fn copy_again(move_id: &str, chunk: i32) -> String {
+    format!(
+        "UPDATE wakala_shard.move_chunk SET snapshot = NULL, row_count = coalesce(row_count, 0) \
+         WHERE move_id = {} AND chunk = {chunk}",
+        literal(move_id)
+    )
 }
 
 /// About how much memory an event takes.

@@ -24,7 +24,6 @@ mod copying;
 mod discover;
 mod finish;
 mod hand_over;
-mod discover;
 mod holder;
 mod install;
 mod link;

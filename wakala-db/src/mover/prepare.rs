@@ -35,8 +35,8 @@ impl Mover {
         if self.holder.is_some() {
             return Ok(());
         }
-        install::install(&mut self.source.client, self.source.number()).await?;
-        install::install(&mut self.destination.client, self.destination.number()).await?;
+        install::install(&mut self.source).await?;
+        install::install(&mut self.destination).await?;
         self.take().await?;
         self.tell(MoveEvent::Taken);
         install::guard(&mut self.source.client, &self.tables).await?;
@@ -55,8 +55,8 @@ impl Mover {
         if self.holder.is_some() {
             return Ok(());
         }
-        install::install(&mut self.source.client, self.source.number()).await?;
-        install::install(&mut self.destination.client, self.destination.number()).await?;
+        install::install(&mut self.source).await?;
+        install::install(&mut self.destination).await?;
         self.take().await?;
         self.tell(MoveEvent::Taken);
         Ok(())

@@ -121,7 +121,7 @@ impl MoveSpec {
 }
 
 /// How a move is done. The defaults suit a busy shard.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MoveOptions {
     /// How many copies run side by side; 2.
@@ -133,12 +133,10 @@ pub struct MoveOptions {
     pub log_budget_bytes: u64,
     /// How long the fence waits for the tenant's writers before it lets them pass and tries again later; 300 ms. New
     /// writers of that tenant wait as long.
-    #[serde(with = "humantime_serde")]
     pub fence_patience: Duration,
     /// How often it tries; 100.
     pub fence_attempts: u32,
     /// A tenant is fenced only while what is committed on the source is on the destination within this time; 100 ms.
-    #[serde(with = "humantime_serde")]
     pub lag_budget: Duration,
     /// The most bytes a second that are copied; unlimited unless given.
     pub copy_bytes_per_second: Option<u64>,
