@@ -14,7 +14,7 @@ CREATE TABLE wakala_shard.owner (
 
 -- One row: which shard this database is.
 CREATE TABLE wakala_shard.shard (
-    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    single boolean PRIMARY KEY DEFAULT true CHECK (single),
     id integer NOT NULL CHECK (id > 0)
 );
 
