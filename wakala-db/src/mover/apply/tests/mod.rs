@@ -1,7 +1,0 @@
-//! Against a real server.
-
-mod faults;
-mod measure;
-mod plans;
-mod random;
-mod rig;
