@@ -6,13 +6,17 @@ mod chunks;
 mod chunks_tests;
 mod copier;
 mod key;
+mod plan;
 mod registry;
 mod session;
+#[cfg(test)]
+mod tests;
 mod wipe;
 
 pub(crate) use chunks::{Action, Chunk, Chunks, Copied, Verdict};
 pub(crate) use copier::{Copier, Watch};
 pub(crate) use key::ChunkKey;
+pub(crate) use plan::plan;
 pub(crate) use registry::{forget, load, save};
 pub(crate) use session::{Scope, for_reading, for_writing};
 pub(crate) use wipe::wipe;
