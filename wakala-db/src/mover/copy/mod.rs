@@ -10,7 +10,7 @@ mod plan;
 mod registry;
 mod session;
 #[cfg(test)]
-mod tests;
+pub(in crate::mover) mod tests;
 mod wipe;
 
 pub(crate) use chunks::{Action, Chunk, Chunks, Copied, Verdict};

@@ -53,8 +53,8 @@ const VALUES: &str = "
         '294276-12-31 23:59:59.999999+00', '0', '[]', '[]', '', '::1', '::/0', '00:00:00:00:00:00',
         '00:00:00:00:00:00:00:00', '000', '', '(NaN,Infinity)', '(0,0),(0,0)', '((0,0),(1,1))', '((0,0))', '<(0,0),0>',
         '[(0,0),(0,0)]', '{1,0,0}', '', '', 'empty', 'empty', '{}', '[-1:0]={1,2}', '{}', '{}', '', '0/0', '', '{}',
-        DEFAULT, 0, NULL),
-    (1, '00000000-0000-0000-0000-000000000000'), (2, 'ffffffff-ffff-ffff-ffff-ffffffffffff');";
+        DEFAULT, 0, NULL);
+    INSERT INTO kinds (tenant_id, id) VALUES (1, '00000000-0000-0000-0000-000000000000'), (2, 'ffffffff-ffff-ffff-ffff-ffffffffffff');";
 const OWN: &str = "
     CREATE TYPE \"Mood\" AS ENUM ('sad', 'it''s \"fine\"');
     CREATE TYPE pair AS (a integer, b text);
@@ -81,7 +81,7 @@ async fn values_of_every_type_arrive_as_they_were_in_both_formats() {
         let copies = copy(&source, &destination, scope, &chunks).await.unwrap();
         assert_eq!(copies[0].1.rows, 3);
         let there = rows(&source, "kinds", "1").await;
-        assert_eq!(there.lines().count() > 3, true, "{there}");
+        assert!(there.lines().count() > 3, "{there}");
         assert_eq!(rows(&destination, "kinds", "1").await, there, "{format:?}");
         assert_eq!(rows(&destination, "kinds", "2").await, "");
     }
@@ -154,7 +154,7 @@ async fn a_chunk_that_is_copied_again_replaces_what_is_there() {
     copy(&source, &destination, scope, &loaded[..1]).await.unwrap();
     let (whole, there) = (rows(&source, "item", "1").await, rows(&destination, "item", "1").await);
     let differ: Vec<&str> = there.lines().filter(|line| !whole.contains(line)).collect();
-    assert_eq!(differ.len(), 18, "only the other chunk keeps what was done to it: {differ:?}");
+    assert_eq!(differ.len(), 17, "only the other chunk keeps what was done to it: {differ:?}");
     assert!(forget(&writer, &holder(), 9).await.is_err());
 }
 
@@ -198,9 +198,9 @@ async fn a_plan_covers_every_table_and_cuts_the_large_ones() {
         // About 18 000 rows of 240 bytes and 2 000 of them; 3 000 of 140 bytes.
         let about =
             |chunks: usize, low: usize, high: usize| assert!((low..=high).contains(&chunks), "{chunks}");
-        about(of(0, 0).len(), 14, 40);
-        about(of(0, 1).len(), 2, 5);
-        about(of(1, 0).len(), 2, 6);
+        about(of(0, 0).len(), if analyzed { 14 } else { 5 }, 40);
+        about(of(0, 1).len(), if analyzed { 2 } else { 1 }, 5);
+        about(of(1, 0).len(), if analyzed { 2 } else { 1 }, 6);
         assert_eq!((of(2, 0).len(), of(3, 0).len(), of(3, 1).len()), (1, 1, 1));
         let empty: Vec<_> = planned.iter().filter(|chunk| chunk.copied.is_some()).collect();
         assert_eq!(empty, of(3, 0));

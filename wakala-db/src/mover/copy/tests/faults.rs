@@ -63,7 +63,7 @@ impl Move {
         let loaded = load(&self.destination.client().await, "m", self.scope()).await.unwrap();
         let mut count = 0;
         for chunk in &loaded {
-            let sql = format!("SELECT count(*) FROM item WHERE {}", self.scope().rows_of(chunk));
+            let sql = format!("SELECT count(*) FROM public.item WHERE {}", self.scope().rows_of(chunk));
             let there: u64 = self.destination.value(&sql).await.parse().unwrap();
             let expected: u64 = self.source.value(&sql).await.parse().unwrap();
             match &chunk.copied {
