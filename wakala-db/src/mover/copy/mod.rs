@@ -9,6 +9,8 @@ mod key;
 mod plan;
 mod registry;
 mod session;
+#[cfg(test)]
+pub(in crate::mover) mod tests;
 mod wipe;
 
 pub(crate) use chunks::{Action, Chunk, Chunks, Copied, Verdict};
