@@ -7,6 +7,7 @@
 //! owner. Source and destination never both are. Afterwards the stream of the way back keeps the source up to date
 //! until the move is finished, so that it can be taken back without loss.
 
+mod apply;
 mod change;
 mod holder;
 mod snapshot;
