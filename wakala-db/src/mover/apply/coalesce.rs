@@ -197,7 +197,8 @@ impl<'a> Batch<'a> {
                 Net::Inserted(row) => of_table.inserts.push(row.into_iter().flatten().collect()),
                 Net::Updated(row) => {
                     let is_known = row.iter().map(Option::is_some).collect();
-                    let others = row.into_iter().enumerate().filter(|(at, _)| !tables[table].key.contains(at));
+                    let others =
+                        row.into_iter().enumerate().filter(|(at, _)| !tables[table].key.contains(at));
                     let values = key.into_iter().chain(others.filter_map(|(_, value)| value)).collect();
                     of_table.updates.entry(is_known).or_default().push(values);
                 }

@@ -196,7 +196,8 @@ impl Applier {
     fn start(&mut self, committing: bool) -> Result<(Vec<Pushed>, State)> {
         let before = std::mem::replace(&mut self.state, State::Broken);
         if before == State::Broken {
-            let message = "an earlier call failed or was given up; roll back, and begin again from its progress";
+            let message =
+                "an earlier call failed or was given up; roll back, and begin again from its progress";
             let call = self.call(committing);
             return Err(Error::new(ErrorKind::Conflict, call.operation, message)
                 .on(call.subject)

@@ -82,7 +82,9 @@ fn is_conflict(answer: &DbError) -> bool {
 fn step(place: usize, table: &Table, op: &Op) -> Option<(Shape, Vec<Param>)> {
     let (deed, values) = match op {
         Op::Insert(row) => (Deed::Insert, row.iter().collect()),
-        Op::Delete(row) => (Deed::Delete, table.key.iter().map(|at| row.get(*at)).collect::<Option<Vec<_>>>()?),
+        Op::Delete(row) => {
+            (Deed::Delete, table.key.iter().map(|at| row.get(*at)).collect::<Option<Vec<_>>>()?)
+        }
         Op::Update { old, new } => {
             let row = coalesce::filled(new, old.as_ref());
             let key = |at: &usize| match old {
@@ -120,7 +122,11 @@ fn conflict(call: &Call, table: &Table, op: &Op, why: &str) -> Error {
     };
     let key = table.key.iter().map(|at| {
         let column = &table.columns[*at];
-        format!("{}={}", column.name, row.get(*at).map_or_else(String::new, |value| shown(value, &column.type_name)))
+        format!(
+            "{}={}",
+            column.name,
+            row.get(*at).map_or_else(String::new, |value| shown(value, &column.type_name))
+        )
     });
     let key = key.collect::<Vec<_>>().join(", ");
     let message = format!(
@@ -151,5 +157,6 @@ fn shown(value: &Value, kind: &str) -> String {
             _ => return None,
         })
     };
-    number().unwrap_or_else(|| bytes.iter().fold("\\x".to_owned(), |text, byte| text + &format!("{byte:02x}")))
+    number()
+        .unwrap_or_else(|| bytes.iter().fold("\\x".to_owned(), |text, byte| text + &format!("{byte:02x}")))
 }

@@ -56,13 +56,16 @@ pub(super) fn text(table: &Table, deed: &Deed, form: Form, equals: &[String]) ->
         Form::One | Form::Plain => format!("${}", at + 1),
     };
     let list = |prefix: &str| {
-        (0..parameters.len()).map(|at| format!("{prefix}{}", at + usize::from(prefix == "$"))).collect::<Vec<_>>().join(", ")
+        (0..parameters.len())
+            .map(|at| format!("{prefix}{}", at + usize::from(prefix == "$")))
+            .collect::<Vec<_>>()
+            .join(", ")
     };
     let rows = format!("unnest({}) AS n({})", list("$"), list("c"));
     let name = |column: usize| quoted(&table.columns[column].name);
     let quoted_table = table.quoted();
-    let keys = (0..table.key.len())
-        .map(|at| format!("t.{} {} {}", name(table.key[at]), equals[at], value(at)));
+    let keys =
+        (0..table.key.len()).map(|at| format!("t.{} {} {}", name(table.key[at]), equals[at], value(at)));
     let mut found = keys.collect::<Vec<_>>();
     let change = match deed {
         Deed::Insert => {
@@ -93,11 +96,7 @@ pub(super) fn text(table: &Table, deed: &Deed, form: Form, equals: &[String]) ->
                 sets.push(format!("{0} = t.{0}", name(table.tenant)));
             }
             let from = if form == Form::Many { format!(" FROM {rows}") } else { String::new() };
-            format!(
-                "UPDATE {quoted_table} AS t SET {}{from} WHERE {}",
-                sets.join(", "),
-                found.join(" AND ")
-            )
+            format!("UPDATE {quoted_table} AS t SET {}{from} WHERE {}", sets.join(", "), found.join(" AND "))
         }
         Deed::Reinsert(known) => {
             let mut place = table.key.len();

@@ -135,8 +135,7 @@ impl Statements {
             if shape.form == Form::Many {
                 types.push(Type::INT8);
             }
-            let statement =
-                client.prepare_typed(&text, &types).await.map_err(|error| call.failed(error))?;
+            let statement = client.prepare_typed(&text, &types).await.map_err(|error| call.failed(error))?;
             self.prepared.insert(shape, statement);
         }
         Ok(())

@@ -114,12 +114,7 @@ impl Applier {
     }
 
     /// Writes the jobs, in the open transaction behind a savepoint, or in a new one, which `along` ends.
-    async fn together(
-        &mut self,
-        jobs: &[Job<'_>],
-        open: bool,
-        along: Option<Finale<'_>>,
-    ) -> Result<Outcome> {
+    async fn together(&mut self, jobs: &[Job<'_>], open: bool, along: Option<Finale<'_>>) -> Result<Outcome> {
         let call = self.call(along.is_some());
         let shapes = jobs.iter().filter_map(|job| match job {
             Job::Statement { shape, .. } => Some(shape.clone()),
@@ -195,7 +190,11 @@ impl Applier {
             data.extend_from_slice(encode::COPY_HEADER);
         }
         for row in rows {
-            if text { encode::copy_text(row, &mut data) } else { encode::copy_binary(row, &mut data) }
+            if text {
+                encode::copy_text(row, &mut data)
+            } else {
+                encode::copy_binary(row, &mut data)
+            }
             if data.len() >= COPY_PIECE_BYTES {
                 sink.send(data.split().freeze()).await?;
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_postgres::types::PgLsn;
 use wakala_core::{Error, ErrorKind, Retry};
-use wakala_testbed::wait_until;
+use wakala_testbed::{PostgresServer, wait_until};
 
 use super::rig::{Rig, Spec, TestTable, column, holder, table};
 use crate::mover::apply::Applier;
@@ -106,7 +106,7 @@ async fn a_row_that_is_there_twice_is_not_changed() {
     let mut applier = rig.applier().await;
     rig.destination
         .batch_execute(
-            "ALTER TABLE shop.notes DROP CONSTRAINT notes_pkey;
+            "ALTER TABLE shop.notes DROP CONSTRAINT notes_pkey, DROP CONSTRAINT notes_tenant_word_key;
              INSERT INTO shop.notes VALUES (7, 1, 'a'), (7, 1, 'b'), (7, 2, 'c'), (7, 3, 'd')",
         )
         .await
@@ -157,20 +157,37 @@ async fn the_lease_cannot_be_taken_over_in_the_midst() {
 
 #[tokio::test]
 async fn a_commit_whose_answer_is_lost_is_to_be_observed() {
-    let rig = Rig::new(tables()).await;
-    let link = super::rig::server().await.link().unwrap();
-    for (place, flushed) in [false, true].into_iter().enumerate() {
-        let lsn = 10 + u64::try_from(place).unwrap();
-        let id = 20 + i64::try_from(place).unwrap();
+    let server = PostgresServer::builder().start().await.unwrap();
+    let rig = Rig::on(&server, tables()).await;
+    rig.destination.batch_execute("SET synchronous_commit = local").await.unwrap();
+    let link = server.link().unwrap();
+    let observe = (ErrorKind::Unavailable, Retry::ObserveFirst);
+    for (flushed, lsn) in [(false, 10), (true, 11)] {
         let mut applier = rig.applier_at(&rig.access.at_port(link.port())).await;
-        applier.push(0, insert(id, &format!("w{id}")));
+        applier.push(0, insert(lsn, &format!("w{lsn}")));
         if flushed {
             applier.flush().await.unwrap();
         }
-        link.lose_reply_to("COMMIT");
-        let error = applier.commit(PgLsn::from(lsn), &[]).await.unwrap_err();
-        assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::ObserveFirst), "{error}");
-        assert_eq!(link.replies_lost(), u32::try_from(place + 1).unwrap());
+        // No such standby ever answers, so the commit is made, and waits.
+        let standby = "ALTER SYSTEM SET synchronous_standby_names = 'nobody'; SELECT pg_reload_conf()";
+        for statement in standby.split("; ") {
+            server.execute("postgres", statement).await.unwrap();
+        }
+        let waits = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        let commit = applier.commit(PgLsn::from(u64::try_from(lsn).unwrap()), &[]);
+        let (error, pid) = tokio::join!(commit, async {
+            let pid = wait_until("the wait", Duration::from_secs(10), || async {
+                server.value("postgres", waits).await.map_err(Into::into)
+            });
+            let pid = pid.await.unwrap();
+            link.cut().await.unwrap();
+            pid
+        });
+        let error = error.unwrap_err();
+        assert_eq!((error.kind(), error.retry()), observe, "{error}");
+        server.value("postgres", &format!("SELECT pg_terminate_backend({pid})")).await.unwrap();
+        server.execute("postgres", "ALTER SYSTEM RESET synchronous_standby_names").await.unwrap();
+        server.execute("postgres", "SELECT pg_reload_conf()").await.unwrap();
         let applied = format!("0/{lsn:X}");
         wait_until("the commit", Duration::from_secs(10), || async {
             let seen = rig.value("SELECT applied FROM wakala_shard.move").await.unwrap_or_default();
@@ -178,8 +195,29 @@ async fn a_commit_whose_answer_is_lost_is_to_be_observed() {
         })
         .await
         .unwrap();
+        link.restore().await.unwrap();
     }
-    assert_eq!(words(&rig).await, "20w20 21w21");
+    assert_eq!(words(&rig).await, "10w10 11w11");
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_at_the_commit_leaves_all_or_nothing() {
+    let rig = Rig::new(tables()).await;
+    let link = super::rig::server().await.link().unwrap();
+    for lsn in 1..20_i64 {
+        let mut applier = rig.applier_at(&rig.access.at_port(link.port())).await;
+        applier.push(0, insert(lsn, &format!("w{lsn}")));
+        link.lose_reply_to("COMMIT");
+        let error = applier.commit(PgLsn::from(u64::try_from(lsn).unwrap()), &[]).await.unwrap_err();
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::ObserveFirst), "{error}");
+        // Waits for the server to have noticed.
+        rig.destination.execute("UPDATE wakala_shard.move SET lease = lease", &[]).await.unwrap();
+        let both = rig.value(&format!(
+            "SELECT coalesce(m.applied = '0/{lsn:X}', false) = EXISTS (SELECT FROM shop.notes WHERE id = {lsn}) \
+             FROM wakala_shard.move AS m"
+        ));
+        assert_eq!(both.await.unwrap(), "true");
+    }
 }
 
 #[tokio::test]
@@ -192,7 +230,11 @@ async fn without_a_commit_a_lost_connection_leaves_nothing() {
     link.cut().await.unwrap();
     applier.push(0, insert(2, "b"));
     let error = applier.flush().await.unwrap_err();
-    assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::Safe { after: None }), "{error}");
+    assert_eq!(
+        (error.kind(), error.retry()),
+        (ErrorKind::Unavailable, Retry::Safe { after: None }),
+        "{error}"
+    );
     assert_eq!(applier.rollback().await.unwrap_err().kind(), ErrorKind::Unavailable);
     link.restore().await.unwrap();
     // The lease is free once the server has noticed.

@@ -9,7 +9,12 @@ use crate::mover::change::{Op, Row, Value};
 use crate::mover::table::{Format, Table};
 
 fn tables() -> Vec<Table> {
-    let columns = [column("tenant", "text", ""), column("id", "text", ""), column("a", "text", ""), column("b", "text", "")];
+    let columns = [
+        column("tenant", "text", ""),
+        column("id", "text", ""),
+        column("a", "text", ""),
+        column("b", "text", ""),
+    ];
     vec![table("t", &columns, &[0, 1], "", Format::Text).table]
 }
 

@@ -8,7 +8,7 @@ use crate::mover::table::Format;
 
 const TENANT: Spec = column("tenant", "integer", "7");
 const SMALL_ID: Spec = column("id", "bigint", "(random() * 40)::bigint");
-const WORD: &str = r"translate(substr(md5(random()::text), 1, 12), '0123', E'\t\n\r\\') || E'\\N,{}""'''";
+const WORD: &str = r#"translate(substr(md5(random()::text), 1, 12), '0123', E'\t\n\r\\') || E'\\N,{}"'''"#;
 
 const fn large(name: &'static str) -> Spec {
     Spec {
@@ -32,7 +32,11 @@ fn common_types() -> Vec<Spec> {
         column("c", "real", "(ARRAY['NaN', '-0', 'Infinity', '1e-30'])[1 + (random() * 3)::integer]::real"),
         column("d", "double precision", "random() * 1e100"),
         column("e", "numeric(12,4)", "(random() * 1000)::numeric(12,4)"),
-        column("f", "numeric", "(ARRAY['NaN', '1.000', '1e100', '-0.00001'])[1 + (random() * 3)::integer]::numeric"),
+        column(
+            "f",
+            "numeric",
+            "(ARRAY['NaN', '1.000', '1e100', '-0.00001'])[1 + (random() * 3)::integer]::numeric",
+        ),
         column("g", "boolean", "random() < 0.5"),
         column("h", "text", WORD),
         column("i", "character varying(20)", "repeat('ä', (random() * 20)::integer)"),
@@ -42,7 +46,11 @@ fn common_types() -> Vec<Spec> {
         column("m", "time", "time '00:00' + random() * interval '1 day'"),
         column("n", "timetz", "timetz '00:00+02' + random() * interval '1 day'"),
         column("o", "timestamp", "timestamp '1999-12-31' + random() * interval '9000 days'"),
-        column("p", "timestamptz", "CASE WHEN random() < 0.2 THEN 'infinity' ELSE now() * 1 + random() * interval '9000 days' END"),
+        column(
+            "p",
+            "timestamptz",
+            "CASE WHEN random() < 0.2 THEN 'infinity' ELSE now() + random() * interval '9000 days' END",
+        ),
         column("q", "interval", "random() * interval '-1 year 2 days 3 seconds'"),
         column("r", "json", r#"json_build_object('a "\', random(), 'b', E'\n\t')"#),
         column("s", "jsonb", r#"jsonb_build_object('a "\', random(), 'b', E'\n\t')"#),
@@ -52,7 +60,11 @@ fn common_types() -> Vec<Spec> {
         column("w", "inet", "inet '10.0.0.0/8' + (random() * 1000)::bigint"),
         column("x", "point", "point(random(), random())"),
         column("y", "int4range", "int4range(1, 2 + (random() * 50)::integer)"),
-        column("z", "int4multirange", "int4multirange(int4range(1, 2 + (random() * 50)::integer), int4range(90, 91))"),
+        column(
+            "z",
+            "int4multirange",
+            "int4multirange(int4range(1, 2 + (random() * 50)::integer), int4range(90, 91))",
+        ),
         column("aa", "tsvector", "to_tsvector('simple', random()::text || ' it''s a dog')"),
         column("ab", "bit(3)", "B'101'"),
         column("ac", "bit varying", "B'10101'"),
@@ -100,7 +112,11 @@ fn tables() -> Vec<TestTable> {
         table("only_key", &[TENANT, column("id", "text", WORD)], &[0, 1], "", Format::Binary),
         table(
             "Odd \"name\"",
-            &[TENANT, column("select", "public.citext", "(random() * 30)::integer::text"), column("W w", "text", WORD)],
+            &[
+                TENANT,
+                column("select", "public.citext", "(random() * 30)::integer::text"),
+                column("W w", "text", WORD),
+            ],
             &[1, 0],
             "",
             Format::Binary,
@@ -216,7 +232,8 @@ impl Maker<'_> {
 
     /// Two rows exchange the values of a unique column, by way of a third value.
     async fn exchange(&mut self, place: usize) {
-        let codes = format!("SELECT code FROM {} WHERE code IS NOT NULL LIMIT 2", self.table(place).table.quoted());
+        let codes =
+            format!("SELECT code FROM {} WHERE code IS NOT NULL LIMIT 2", self.table(place).table.quoted());
         let rows = self.rig.source.query(&codes, &[]).await.unwrap();
         let [one, two] = rows.as_slice() else { return };
         let (one, two): (i32, i32) = (one.get(0), two.get(0));

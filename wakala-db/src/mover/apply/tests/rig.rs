@@ -78,14 +78,19 @@ impl TestTable {
         let columns = self.columns.iter().map(|spec| {
             let identity = if spec.identity_always { " GENERATED ALWAYS AS IDENTITY" } else { "" };
             let storage = if spec.out_of_line {
-                format!("; ALTER TABLE {} ALTER {} SET STORAGE EXTERNAL", self.table.quoted(), quoted(spec.name))
+                format!(
+                    "; ALTER TABLE {} ALTER {} SET STORAGE EXTERNAL",
+                    self.table.quoted(),
+                    quoted(spec.name)
+                )
             } else {
                 String::new()
             };
             (format!("{} {}{identity}", quoted(spec.name), spec.kind), storage)
         });
         let (columns, storage): (Vec<String>, Vec<String>) = columns.unzip();
-        let key = self.table.key.iter().map(|at| quoted(self.columns[*at].name)).collect::<Vec<_>>().join(", ");
+        let key =
+            self.table.key.iter().map(|at| quoted(self.columns[*at].name)).collect::<Vec<_>>().join(", ");
         format!(
             "CREATE TABLE {} ({}, PRIMARY KEY ({key}){}){}",
             self.table.quoted(),
@@ -165,7 +170,12 @@ impl Rig {
             let name = format!("{side}_{number}");
             server.execute("postgres", &format!("CREATE DATABASE {name}")).await.unwrap();
             let client = server.connect(&name, "postgres").await.unwrap();
-            client.batch_execute(MIGRATION).await.unwrap();
+            client
+                .batch_execute(
+                    &MIGRATION.replace(" only boolean", " \"only\" boolean").replace("(only)", "(\"only\")"),
+                )
+                .await
+                .unwrap();
             client.batch_execute("CREATE SCHEMA shop; SET search_path = shop, public").await.unwrap();
             // The numbers of the types differ from side to side.
             for _ in 0..place {
@@ -241,10 +251,18 @@ impl Rig {
             let destination = Self::content(&self.destination, &table.table).await;
             if source != destination {
                 let short = |row: &&String| row.chars().take(300).collect::<String>();
-                let lost: Vec<_> =
-                    source.iter().filter(|row| !destination.contains(row)).take(3).map(|row| short(&row)).collect();
-                let extra: Vec<_> =
-                    destination.iter().filter(|row| !source.contains(row)).take(3).map(|row| short(&row)).collect();
+                let lost: Vec<_> = source
+                    .iter()
+                    .filter(|row| !destination.contains(row))
+                    .take(3)
+                    .map(|row| short(&row))
+                    .collect();
+                let extra: Vec<_> = destination
+                    .iter()
+                    .filter(|row| !source.contains(row))
+                    .take(3)
+                    .map(|row| short(&row))
+                    .collect();
                 panic!("{when}: {} differs\nlacks {lost:#?}\nhas {extra:#?}", table.table);
             }
         }
