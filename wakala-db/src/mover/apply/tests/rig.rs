@@ -149,6 +149,7 @@ pub(super) struct Rig {
     pub(super) access: PostgresAccess,
     pub(super) source: Client,
     pub(super) destination: Client,
+    pub(super) source_name: String,
     pub(super) destination_name: String,
     pub(super) tables: Vec<TestTable>,
 }
@@ -207,8 +208,8 @@ impl Rig {
             .await
             .unwrap();
         let access = PostgresAccess::clone(server);
-        let destination_name = format!("destination_{number}");
-        Self { access, source, destination, destination_name, tables }
+        let (source_name, destination_name) = (format!("source_{number}"), format!("destination_{number}"));
+        Self { access, source, destination, source_name, destination_name, tables }
     }
 
     pub(super) async fn applier(&self) -> Applier {
@@ -240,7 +241,8 @@ impl Rig {
     }
 
     pub(super) async fn content(client: &Client, table: &Table) -> Vec<String> {
-        let sql = format!("SELECT t::text FROM {} AS t ORDER BY t::text COLLATE \"C\"", table.quoted());
+        let sql =
+            format!("SELECT whole::text FROM {} AS whole ORDER BY whole::text COLLATE \"C\"", table.quoted());
         client.query(&sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
     }
 
