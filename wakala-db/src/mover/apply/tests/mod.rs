@@ -1,0 +1,7 @@
+//! Against a real server.
+
+mod faults;
+mod measure;
+mod plans;
+mod random;
+mod rig;
