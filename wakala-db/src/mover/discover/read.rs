@@ -112,6 +112,8 @@ pub(super) struct Facts {
     pub(super) leaves: Vec<Leaf>,
     pub(super) columns: HashMap<i64, Vec<ColumnFacts>>,
     pub(super) indexes: HashMap<i64, Vec<IndexFacts>>,
+    /// Of each table its check constraints.
+    pub(super) checks: HashMap<i64, Vec<String>>,
     pub(super) foreign_keys: Vec<ForeignKey>,
     pub(super) sequences: Vec<SequenceFacts>,
     pub(super) firing: Vec<Firing>,
@@ -187,6 +189,7 @@ pub(super) async fn facts(client: &Client, scope: &Scope) -> Result<Facts> {
         large_objects,
         event_triggers,
         indexes: indexes(client, &with_indexes).await?,
+        checks: checks(client, &tables).await?,
         sequences: sequences(client, &tables).await?,
         firing: firing(client, &tables).await?,
         types: types(client, &used).await?,
@@ -325,6 +328,16 @@ async fn indexes(client: &Client, relations: &[i64]) -> Result<HashMap<i64, Vec<
         });
     }
     Ok(indexes)
+}
+
+async fn checks(client: &Client, tables: &[i64]) -> Result<HashMap<i64, Vec<String>>> {
+    let sql = "SELECT k.conrelid::int8, pg_get_constraintdef(k.oid) FROM pg_constraint k
+        WHERE k.contype = 'c' AND k.conrelid = ANY ($1::oid[]) ORDER BY 1, 2";
+    let mut checks: HashMap<i64, Vec<String>> = HashMap::new();
+    for row in about(client, sql, tables).await? {
+        checks.entry(row.get(0)).or_default().push(row.get(1));
+    }
+    Ok(checks)
 }
 
 async fn foreign_keys(client: &Client, tables: &[i64]) -> Result<Vec<ForeignKey>> {
