@@ -202,6 +202,30 @@ async fn warnings_tell_what_a_person_should_know() {
 }
 
 #[tokio::test]
+async fn writers_that_no_guard_sees_are_refused() {
+    let client = with(&format!(
+        "{GOOD} CREATE SUBSCRIPTION theirs CONNECTION 'dbname=x' PUBLICATION x WITH (connect = false, slot_name = NONE);
+         SET allow_system_table_mods = on;
+         INSERT INTO pg_subscription_rel SELECT oid, 'good'::regclass, 'r', NULL FROM pg_subscription
+            WHERE subname = 'theirs';
+         CREATE ROLE loader; DO $$ BEGIN EXECUTE format(
+            'ALTER ROLE loader IN DATABASE %I SET session_replication_role = replica', current_database()); END $$"
+    ))
+    .await;
+    let found = discover(&client, &Scope::new("tenant_id")).await.unwrap().findings;
+    client.batch_execute("DROP SUBSCRIPTION theirs; DROP ROLE loader").await.unwrap();
+    let words: [&[&str]; 2] = [
+        &["\"good\": the subscription \"theirs\" writes it past all guards"],
+        &["role loader: its sessions begin with session_replication_role = replica"],
+    ];
+    for words in words {
+        assert!(says(&found.refusals, words), "{words:?}\n{:#?}", lines(&found.refusals));
+    }
+    let found = discover(&client, &Scope::new("tenant_id")).await.unwrap().findings;
+    assert!(found.refusals.is_empty(), "{found:#?}");
+}
+
+#[tokio::test]
 async fn a_role_without_rights_reads_what_it_lacks() {
     let server = server().await;
     let database = database(server).await;

@@ -83,10 +83,11 @@ async fn rows_that_would_stop_a_move_are_found() {
 async fn rows_that_do_not_matter_are_passed_over() {
     let benches = [Bench::new().await, Bench::new().await];
     let source = "
-        INSERT INTO parent VALUES (1, 1, NULL, 'a'), (2, 2, 'm', 'a'), (3, 3), (4, 4);
+        INSERT INTO parent VALUES (1, 1, NULL, 'a'), (2, 2, 'm', 'a'), (3, 3, NULL, NULL), (4, 4, NULL, NULL);
         INSERT INTO child VALUES
-            (1, '00000000-0000-0000-0000-000000000001', 2, 'ke', 1), (2, '00000000-0000-0000-0000-000000000001', 1),
-            (3, '00000000-0000-0000-0000-000000000001', 4);";
+            (1, '00000000-0000-0000-0000-000000000001', 2, 'ke', 1),
+            (2, '00000000-0000-0000-0000-000000000001', 1, NULL, NULL),
+            (3, '00000000-0000-0000-0000-000000000001', 4, NULL, NULL);";
     let destination = "INSERT INTO parent VALUES (7, 3, NULL, 'a'), (8, 8, 'm', 'b');
         UPDATE country SET name = 'x' WHERE code = 'tz'; INSERT INTO country VALUES ('ug', 1, 'Uganda')";
     let found = ask(&benches, source, destination, &["1", "2"]).await;
