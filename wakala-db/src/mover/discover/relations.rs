@@ -36,8 +36,8 @@ pub(crate) struct Reference {
     pub(crate) name: String,
 }
 
-/// The tables of tenants to which a foreign key joins both: child and parent.
-pub(super) fn between_tenants<'a>(facts: &'a Facts) -> impl Iterator<Item = &'a ForeignKey> {
+/// The foreign keys from a table of tenants to one.
+pub(super) fn between_tenants(facts: &Facts) -> impl Iterator<Item = &ForeignKey> {
     facts
         .foreign_keys
         .iter()

@@ -6,7 +6,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 use wakala_core::{ErrorKind, Result};
 
-use super::super::tenant::Tenants;
+use super::super::tenant::{Tenants, literal};
 use super::finding::Findings;
 use super::read::{ColumnFacts, ForeignKey, IndexFacts, Relation, rows, run};
 use super::relations::{between_tenants, stays_within};
@@ -58,6 +58,10 @@ impl Check<'_> {
                     format!("{}: the role may not read the table", self.unknown),
                     "GRANT SELECT ON this table to the role on both sides, and USAGE ON its SCHEMA",
                 );
+            }
+            // The server does not understand the question: two collations that do not go together, for instance.
+            Err(error) if matches!(error.kind(), ErrorKind::InvalidConfig | ErrorKind::Unexpected) => {
+                findings.warn(self.object, format!("{}: {error}", self.unknown), "find out by hand");
             }
             Err(error) => return Err(error),
         }
@@ -185,13 +189,7 @@ impl Sides<'_> {
             return Ok(open);
         }
         let (tenant, ids) = (self.tenant(), self.ids());
-        let joined: Vec<String> = key
-            .child_columns
-            .iter()
-            .zip(&key.parent_columns)
-            .map(|(child, parent)| format!("c.{} = p.{}", quoted(child), quoted(parent)))
-            .collect();
-        let joined = joined.join(" AND ");
+        let joined = joined(key, "c", "p");
         let child = whole(&key.child_name.0, &key.child_name.1);
         let parent = whole(&key.parent_name.0, &key.parent_name.1);
         // Tenants that move together may be joined: they stay so.
@@ -226,21 +224,14 @@ impl Sides<'_> {
         let texts: Vec<String> =
             columns.iter().map(|column| format!("t.{}::text", quoted(&column.name))).collect();
         let keys = format!("SELECT {} FROM {name} t WHERE t.{tenant} IN ({ids})", texts.join(", "));
-        let (unnested, joined) = matching(&columns, "d");
+        let names = names(columns.len());
         let taken = format!(
-            "SELECT {} FROM {unnested} JOIN {name} d ON {joined} WHERE d.{tenant} NOT IN ({ids}) LIMIT 1",
-            example(&columns, "k")
+            "SELECT {} FROM {} JOIN {name} d ON {} WHERE d.{tenant} NOT IN ({ids}) LIMIT 1",
+            example(&columns, &names),
+            unnested(&names),
+            equal(&columns, &names, "d"),
         );
-        self.batches(&keys, columns.len(), |batch| {
-            let taken = &taken;
-            async move {
-                let parameters: Vec<_> =
-                    batch.iter().map(|list| (list as &(dyn ToSql + Sync), Type::TEXT_ARRAY)).collect();
-                let found = self.ask(self.destination, taken, &parameters).await?;
-                Ok(found.first().map(|row| row.get::<_, String>(0)))
-            }
-        })
-        .await
+        self.batches(&keys, columns.len(), &taken).await
     }
 
     async fn reference(&self, key: &ForeignKey) -> Result<Look> {
@@ -260,38 +251,23 @@ impl Sides<'_> {
         let hash = format!("hashtextextended(ROW({})::text COLLATE \"C\", 0)::text", all.join(", "));
         let texts: Vec<String> =
             columns.iter().map(|column| format!("r.{}::text", quoted(&column.name))).collect();
-        let joined: Vec<String> = key
-            .child_columns
-            .iter()
-            .zip(&key.parent_columns)
-            .map(|(child, parent)| format!("c.{} = r.{}", quoted(child), quoted(parent)))
-            .collect();
         let keys = format!(
             "SELECT {}, {hash} FROM {parent} r WHERE EXISTS (SELECT FROM {child} c WHERE c.{} IN ({}) AND {})",
             texts.join(", "),
             self.tenant(),
             self.ids(),
-            joined.join(" AND ")
+            joined(key, "c", "r"),
         );
-        let (unnested, joined) = matching(&columns, "r");
         // The hash is the last of the lists.
-        let unnested = unnested.replace(") AS k (", &format!(", ${}::text[]) AS k (", columns.len() + 1));
-        let unnested = unnested.trim_end_matches(')').to_owned() + ", h)";
+        let names = names(columns.len() + 1);
+        let hash_name = &names[columns.len()];
         let differing = format!(
-            "SELECT {} FROM {unnested} WHERE NOT EXISTS \
-             (SELECT FROM {parent} r WHERE {joined} AND {hash} = k.h) LIMIT 1",
-            example(&columns, "k")
+            "SELECT {} FROM {} WHERE NOT EXISTS (SELECT FROM {parent} r WHERE {} AND {hash} = k.{hash_name}) LIMIT 1",
+            example(&columns, &names),
+            unnested(&names),
+            equal(&columns, &names, "r"),
         );
-        self.batches(&keys, columns.len() + 1, |batch| {
-            let differing = &differing;
-            async move {
-                let parameters: Vec<_> =
-                    batch.iter().map(|list| (list as &(dyn ToSql + Sync), Type::TEXT_ARRAY)).collect();
-                let found = self.ask(self.destination, differing, &parameters).await?;
-                Ok(found.first().map(|row| row.get::<_, String>(0)))
-            }
-        })
-        .await
+        self.batches(&keys, columns.len() + 1, &differing).await
     }
 
     fn described(&self, relation: i64, names: &[String]) -> Vec<&ColumnFacts> {
@@ -306,19 +282,13 @@ impl Sides<'_> {
         Some(Look::Open(format!("{} compares in its own way", column.type_name)))
     }
 
-    /// Gives the rows of a query on the source to `look`, column by column, until that finds something.
-    async fn batches<'a, F>(
-        &self,
-        sql: &str,
-        width: usize,
-        look: impl Fn(Vec<Vec<Option<String>>>) -> F + Send,
-    ) -> Result<Look>
-    where
-        F: Future<Output = Result<Option<String>>> + Send + 'a,
-    {
+    /// Gives the rows of a query on the source, as lists of texts, to one on the destination, until that finds
+    /// something. No more than a batch is held.
+    async fn batches(&self, keys: &str, width: usize, look: &str) -> Result<Look> {
         self.begin(self.source).await?;
         let read = async {
-            run(self.source, "preflight", &format!("DECLARE wakala_keys NO SCROLL CURSOR FOR {sql}")).await?;
+            run(self.source, "preflight", &format!("DECLARE wakala_keys NO SCROLL CURSOR FOR {keys}"))
+                .await?;
             loop {
                 let limit = format!("SET LOCAL statement_timeout = {}", self.left().as_millis());
                 run(self.source, "preflight", &limit).await?;
@@ -328,11 +298,14 @@ impl Sides<'_> {
                     return Ok(Look::Clean);
                 }
                 let last = found.len() < BATCH;
-                let columns =
+                let lists: Vec<Vec<Option<String>>> =
                     (0..width).map(|place| found.iter().map(|row| row.get(place)).collect()).collect();
                 drop(found);
-                if let Some(example) = look(columns).await? {
-                    return Ok(Look::Found(example));
+                let parameters: Vec<(&(dyn ToSql + Sync), Type)> =
+                    lists.iter().map(|list| (list as &(dyn ToSql + Sync), Type::TEXT_ARRAY)).collect();
+                let seen = self.ask(self.destination, look, &parameters).await?;
+                if let Some(row) = seen.first() {
+                    return Ok(Look::Found(row.get(0)));
                 }
                 if last {
                     return Ok(Look::Clean);
@@ -344,28 +317,38 @@ impl Sides<'_> {
     }
 }
 
-/// The lists of texts as rows `k`, and the condition that a row of a table equals one.
-fn matching(columns: &[&ColumnFacts], table: &str) -> (String, String) {
-    let lists: Vec<String> = (1..=columns.len()).map(|number| format!("${number}::text[]")).collect();
-    let names: Vec<String> = (1..=columns.len()).map(|number| format!("k{number}")).collect();
-    let unnested = format!("unnest({}) AS k ({})", lists.join(", "), names.join(", "));
-    let equal = columns.iter().zip(&names).map(|(column, name)| {
+/// The condition that a row of the child refers to one of the parent.
+fn joined(key: &ForeignKey, child: &str, parent: &str) -> String {
+    let pairs = key.child_columns.iter().zip(&key.parent_columns);
+    let equal = pairs.map(|(one, other)| format!("{child}.{} = {parent}.{}", quoted(one), quoted(other)));
+    equal.collect::<Vec<_>>().join(" AND ")
+}
+
+fn names(count: usize) -> Vec<String> {
+    (1..=count).map(|number| format!("k{number}")).collect()
+}
+
+/// The parameters, which are lists of texts, as rows `k`.
+fn unnested(names: &[String]) -> String {
+    let lists: Vec<String> = (1..=names.len()).map(|number| format!("${number}::text[]")).collect();
+    format!("unnest({}) AS k ({})", lists.join(", "), names.join(", "))
+}
+
+/// The condition that a row of a table is the one of the texts.
+fn equal(columns: &[&ColumnFacts], names: &[String], table: &str) -> String {
+    let equal = columns.iter().zip(names).map(|(column, name)| {
         // Otherwise two collations would meet, of which the server chooses none.
         let collate = column.collation.as_ref().map(|name| format!(" COLLATE {name}")).unwrap_or_default();
         format!("{table}.{} = k.{name}::{}{collate}", quoted(&column.name), column.type_name)
     });
-    (unnested, equal.collect::<Vec<_>>().join(" AND "))
+    equal.collect::<Vec<_>>().join(" AND ")
 }
 
-/// An expression that shows the values of a row of lists.
-fn example(columns: &[&ColumnFacts], table: &str) -> String {
-    let parts: Vec<String> = columns
-        .iter()
-        .enumerate()
-        .map(|(place, column)| {
-            let shown = super::super::tenant::literal(&format!("{} ", quoted(&column.name)));
-            format!("{shown} || coalesce({table}.k{}, 'NULL')", place + 1)
-        })
-        .collect();
-    parts.join(" || ', ' || ")
+/// An expression that shows the texts to people.
+fn example(columns: &[&ColumnFacts], names: &[String]) -> String {
+    let parts = columns.iter().zip(names).map(|(column, name)| {
+        let shown = literal(&format!("{} ", quoted(&column.name)));
+        format!("{shown} || coalesce(k.{name}, 'NULL')")
+    });
+    parts.collect::<Vec<_>>().join(" || ', ' || ")
 }
