@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::read::Facts;
 use super::tables::{Identity, identity};
+use super::types::OwnType;
 use crate::config::quoted;
 
 /// The same text for the same tables on every server: no object ids, no order but that of names and columns.
@@ -42,8 +43,9 @@ pub(super) fn describe(facts: &Facts, tenant: &str) -> String {
         .iter()
         .flat_map(|relation| facts.columns_of(relation.oid))
         .map(|column| column.type_oid);
-    for line in facts.types.described(used) {
-        writeln!(text, "{line}").expect("a String takes all text");
+    for (name, own) in facts.types.own_of(used) {
+        let OwnType { kind, labels, definition, .. } = own;
+        writeln!(text, "type {name} {kind:?} {labels:?} {definition:?}").expect("a String takes all text");
     }
     text
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use wakala_core::{Error, Result};
+
 /// One reason, in one sentence, with what helps.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Finding {
@@ -67,5 +69,31 @@ impl Findings {
                 .collect()
         };
         Self { refusals: put(self.refusals), warnings: put(self.warnings) }
+    }
+
+    /// Those of two sides, with the side before each object; what both say is said once.
+    pub(super) fn of_both(source: Self, destination: Self) -> Self {
+        let merge = |ours: Vec<Finding>, theirs: Vec<Finding>| {
+            let (both, ours): (Vec<Finding>, Vec<Finding>) =
+                ours.into_iter().partition(|finding| theirs.contains(finding));
+            let theirs: Vec<Finding> = theirs.into_iter().filter(|finding| !both.contains(finding)).collect();
+            (both, ours, theirs)
+        };
+        let (both, ours, theirs) = merge(source.refusals, destination.refusals);
+        let (both_warn, ours_warn, theirs_warn) = merge(source.warnings, destination.warnings);
+        let mut all = Self { refusals: both, warnings: both_warn }.on("both sides");
+        all.extend(Self { refusals: ours, warnings: ours_warn }.on("source"));
+        all.extend(Self { refusals: theirs, warnings: theirs_warn }.on("destination"));
+        all
+    }
+
+    /// # Errors
+    /// `InvalidConfig` with all refusals, a line each, where there is one.
+    pub(crate) fn accepted(&self) -> Result<()> {
+        if self.refusals.is_empty() {
+            return Ok(());
+        }
+        let all: Vec<String> = self.refusals.iter().map(ToString::to_string).collect();
+        Err(Error::invalid("preflight", all.join("\n")))
     }
 }

@@ -2,25 +2,33 @@
 //!
 //! [`discover`] reads one side, [`preflight`] both and all that speaks against a move between them.
 
+mod compare;
 mod describe;
 mod finding;
 mod order;
 mod read;
 mod relations;
+mod rows;
+mod server;
+mod sizes;
 mod tables;
 #[cfg(test)]
 mod tests;
 mod types;
 
+use std::time::{Duration, Instant};
+
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
-use wakala_core::{Error, Result};
+use wakala_core::Result;
 
 pub(crate) use finding::{Finding, Findings};
 pub(crate) use relations::{Reference, Sequence};
+pub(crate) use server::{Room, ServerFacts, refusals_of};
+pub(crate) use sizes::{Size, sizes};
 
 use super::table::Table;
-use super::tenant::TenantType;
+use super::tenant::{TenantType, Tenants};
 
 /// Which tables are those of tenants: the ones with the tenant column, in the given schemas.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,22 +134,66 @@ fn catalog(facts: read::Facts, scope: &Scope, fingerprint: String) -> Catalog {
     Catalog { tables, tenant_type, fingerprint, sequences, references, findings, facts }
 }
 
-impl Catalog {
-    /// # Errors
-    /// `InvalidConfig` with all refusals of this side, where there is one.
-    pub(crate) fn accepted(&self) -> Result<()> {
-        self.findings.accepted()
-    }
+/// Both sides, and all that speaks against a move between them.
+#[derive(Clone, Debug)]
+pub(crate) struct Preflight {
+    pub(crate) source: Catalog,
+    pub(crate) destination: Catalog,
+    pub(crate) source_server: ServerFacts,
+    pub(crate) destination_server: ServerFacts,
+    /// Of the tenants on the source; empty where the schema is refused.
+    pub(crate) sizes: Vec<Size>,
+    /// Of both sides and between them, the side before each object.
+    pub(crate) findings: Findings,
 }
 
-impl Findings {
-    /// # Errors
-    /// `InvalidConfig` with all refusals, where there is one.
-    pub(crate) fn accepted(&self) -> Result<()> {
-        if self.refusals.is_empty() {
-            return Ok(());
-        }
-        let all: Vec<String> = self.refusals.iter().map(ToString::to_string).collect();
-        Err(Error::invalid("preflight", all.join("\n")))
+/// What a preflight is asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Question<'a> {
+    pub(crate) scope: &'a Scope,
+    pub(crate) tenants: &'a [String],
+    /// What is free; how much is to move is found out.
+    pub(crate) room: Room,
+    /// How long rows may be looked at, beside the count of them. What is not known by then is a warning.
+    pub(crate) limit: Duration,
+}
+
+/// Looks at everything that could stop a move before anything is made; changes nothing on either side. Neither client
+/// may be in a transaction.
+///
+/// Rows are looked at only where schemas and servers are not refused: the fix may change them.
+///
+/// # Errors
+/// `InvalidConfig` for a tenant that cannot be one of the tenant column's type; those of the connections. What is the
+/// matter with the shards is data, in [`Preflight::findings`].
+pub(crate) async fn preflight(
+    source: &Client,
+    destination: &Client,
+    question: &Question<'_>,
+) -> Result<Preflight> {
+    let ours = discover(source, question.scope).await?;
+    let theirs = discover(destination, question.scope).await?;
+    let source_server = ServerFacts::read(source).await?;
+    let destination_server = ServerFacts::read(destination).await?;
+    let mut findings = Findings::of_both(ours.findings.clone(), theirs.findings.clone());
+    compare::compare(&ours.facts, &theirs.facts, &mut findings);
+    let mut sizes = Vec::new();
+    let mut room = question.room;
+    if findings.refusals.is_empty() {
+        let tenants = Tenants::new(ours.tenant_type, question.tenants)?;
+        sizes = self::sizes::sizes(source, &ours.tables, &tenants).await?;
+        room.move_bytes = sizes.iter().map(|size| size.bytes).sum();
+        let sides = rows::Sides {
+            source,
+            destination,
+            catalog: &ours,
+            other: &theirs,
+            tenants: &tenants,
+            tenant_column: &question.scope.tenant_column,
+            until: Instant::now() + question.limit,
+        };
+        sides.check(&mut findings).await?;
     }
+    findings.extend(refusals_of(&source_server, &destination_server, &room));
+    Ok(Preflight { source: ours, destination: theirs, source_server, destination_server, sizes, findings })
 }

@@ -112,12 +112,18 @@ pub(super) struct Facts {
     pub(super) leaves: Vec<Leaf>,
     pub(super) columns: HashMap<i64, Vec<ColumnFacts>>,
     pub(super) indexes: HashMap<i64, Vec<IndexFacts>>,
+    /// Of each table its check constraints.
+    pub(super) checks: HashMap<i64, Vec<String>>,
     pub(super) foreign_keys: Vec<ForeignKey>,
     pub(super) sequences: Vec<SequenceFacts>,
     pub(super) firing: Vec<Firing>,
     pub(super) types: Types,
     pub(super) large_objects: bool,
     pub(super) event_triggers: Vec<String>,
+    /// A subscription, and the table that it writes.
+    pub(super) subscribed: Vec<(String, i64)>,
+    /// Other roles (or "all") whose sessions here are in the replica role from the start, so that no guard fires.
+    pub(super) unguarded: Vec<String>,
     /// The transaction's name, and the table.
     pub(super) prepared: Vec<(String, i64)>,
     /// The table, and the mode in which another session holds or awaits its lock.
@@ -174,19 +180,27 @@ pub(super) async fn facts(client: &Client, scope: &Scope) -> Result<Facts> {
         client,
         OPERATION,
         "SELECT current_user::text, EXISTS (SELECT FROM pg_largeobject_metadata),
-            ARRAY(SELECT evtname::text FROM pg_event_trigger WHERE evtenabled <> 'D' ORDER BY 1)",
+            ARRAY(SELECT evtname::text FROM pg_event_trigger WHERE evtenabled <> 'D' ORDER BY 1),
+            ARRAY(SELECT coalesce(quote_ident(r.rolname), 'ALL') FROM pg_db_role_setting s
+                LEFT JOIN pg_roles r ON r.oid = s.setrole
+                WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+                    AND 'session_replication_role=replica' = ANY (s.setconfig)
+                    AND r.rolname IS DISTINCT FROM current_user ORDER BY 1)",
         &[],
     )
     .await?;
-    let (role, large_objects, event_triggers) = match one.first() {
-        Some(row) => (row.get(0), row.get(1), row.get(2)),
-        None => (String::new(), false, Vec::new()),
+    let (role, large_objects, event_triggers, unguarded) = match one.first() {
+        Some(row) => (row.get(0), row.get(1), row.get(2), row.get(3)),
+        None => (String::new(), false, Vec::new(), Vec::new()),
     };
     Ok(Facts {
         role,
         large_objects,
         event_triggers,
+        unguarded,
+        subscribed: subscribed(client, &with_indexes).await?,
         indexes: indexes(client, &with_indexes).await?,
+        checks: checks(client, &tables).await?,
         sequences: sequences(client, &tables).await?,
         firing: firing(client, &tables).await?,
         types: types(client, &used).await?,
@@ -327,6 +341,16 @@ async fn indexes(client: &Client, relations: &[i64]) -> Result<HashMap<i64, Vec<
     Ok(indexes)
 }
 
+async fn checks(client: &Client, tables: &[i64]) -> Result<HashMap<i64, Vec<String>>> {
+    let sql = "SELECT k.conrelid::int8, pg_get_constraintdef(k.oid) FROM pg_constraint k
+        WHERE k.contype = 'c' AND k.conrelid = ANY ($1::oid[]) ORDER BY 1, 2";
+    let mut checks: HashMap<i64, Vec<String>> = HashMap::new();
+    for row in about(client, sql, tables).await? {
+        checks.entry(row.get(0)).or_default().push(row.get(1));
+    }
+    Ok(checks)
+}
+
 async fn foreign_keys(client: &Client, tables: &[i64]) -> Result<Vec<ForeignKey>> {
     let sql =
         "SELECT k.conname::text, k.conrelid::int8, cn.nspname::text, c.relname::text, k.confrelid::int8,
@@ -443,11 +467,19 @@ async fn types(client: &Client, used: &[i64]) -> Result<Types> {
     Ok(types)
 }
 
+async fn subscribed(client: &Client, relations: &[i64]) -> Result<Vec<(String, i64)>> {
+    let sql = "SELECT s.subname::text, r.srrelid::int8 FROM pg_subscription_rel r
+            JOIN pg_subscription s ON s.oid = r.srsubid
+        WHERE r.srrelid = ANY ($1::oid[]) ORDER BY 1, 2";
+    Ok(about(client, sql, relations).await?.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
 async fn prepared(client: &Client, tables: &[i64]) -> Result<Vec<(String, i64)>> {
-    // A lock of a prepared transaction has no process; its virtual transaction is "-1/" and its number.
+    // Locks of a prepared transaction have no process; that on its own number tells which others are its.
     let sql = "SELECT DISTINCT p.gid, l.relation::int8 FROM pg_prepared_xacts p
+            JOIN pg_locks x ON x.pid IS NULL AND x.locktype = 'transactionid' AND x.transactionid = p.transaction
             JOIN pg_locks l ON l.pid IS NULL AND l.locktype = 'relation'
-                AND l.virtualtransaction = '-1/' || p.transaction::text
+                AND l.virtualtransaction = x.virtualtransaction
         WHERE p.database = current_database() AND l.relation = ANY ($1::oid[])
             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
         ORDER BY 1, 2";

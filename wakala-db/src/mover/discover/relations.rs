@@ -36,8 +36,8 @@ pub(crate) struct Reference {
     pub(crate) name: String,
 }
 
-/// The tables of tenants to which a foreign key joins both: child and parent.
-pub(super) fn between_tenants<'a>(facts: &'a Facts) -> impl Iterator<Item = &'a ForeignKey> {
+/// The foreign keys from a table of tenants to one.
+pub(super) fn between_tenants(facts: &Facts) -> impl Iterator<Item = &ForeignKey> {
     facts
         .foreign_keys
         .iter()
@@ -96,6 +96,7 @@ pub(super) fn judge(facts: &Facts, tenant: &str, findings: &mut Findings) {
     foreign_keys(facts, tenant, findings);
     unique(facts, tenant, findings);
     firing(facts, findings);
+    unguarded(facts, findings);
     activity(facts, findings);
     if !facts.relations.is_empty() {
         findings.warn(
@@ -164,6 +165,30 @@ fn firing(facts: &Facts, findings: &mut Findings) {
             format!("{name} {own}"),
             format!("this {kind} is ENABLE {mode}: it would also fire for the rows that the move applies"),
             format!("ALTER TABLE {name} ENABLE {} {own}", kind.to_uppercase()),
+        );
+    }
+}
+
+/// Writers that no guard sees: what they write after the fence is lost.
+fn unguarded(facts: &Facts, findings: &mut Findings) {
+    for (subscription, oid) in &facts.subscribed {
+        let root = facts.leaves.iter().find(|leaf| leaf.relation == *oid).map_or(*oid, |leaf| leaf.root);
+        let Some(relation) = facts.relation(root) else { continue };
+        let own = quoted(subscription);
+        findings.refuse(
+            whole(&relation.schema, &relation.name),
+            format!("the subscription {own} writes it past all guards, even after the tenants are elsewhere"),
+            format!(
+                "ALTER SUBSCRIPTION {own} DISABLE and DROP SUBSCRIPTION {own}, or leave the table out of it"
+            ),
+        );
+    }
+    for role in &facts.unguarded {
+        findings.refuse(
+            format!("role {role}"),
+            "its sessions begin with session_replication_role = replica, and so write past all guards, even after the \
+             tenants are elsewhere",
+            format!("ALTER ROLE {role} RESET session_replication_role, in the database too where it is set for that"),
         );
     }
 }

@@ -1,6 +1,6 @@
 //! How values of a type may travel and be compared.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use tokio_postgres::types::Type;
 
@@ -129,6 +129,11 @@ impl Types {
         }
     }
 
+    /// Whether its equality is an extension's, which is found by the search path only.
+    pub(super) fn compares_its_own_way(&self, oid: i64) -> bool {
+        self.0.get(&self.base(oid)).is_none_or(|base| base.own && base.kind == Kind::Base)
+    }
+
     /// Only of these types may the tenant column be: a row filter takes no own types, and the ids of the stream are
     /// compared byte by byte.
     pub(super) fn tenant(oid: i64) -> Option<TenantType> {
@@ -147,9 +152,9 @@ impl Types {
         builtin(self.base(oid)) == Some(Type::OID)
     }
 
-    /// The definitions of all own types that the given ones are made of, as stable text.
-    pub(super) fn described(&self, oids: impl Iterator<Item = i64>) -> BTreeSet<String> {
-        let mut lines = BTreeSet::new();
+    /// All own types that the given ones are made of, by name.
+    pub(super) fn own_of(&self, oids: impl Iterator<Item = i64>) -> BTreeMap<&str, &OwnType> {
+        let mut own = BTreeMap::new();
         let mut todo: Vec<i64> = oids.collect();
         let mut seen = BTreeSet::new();
         while let Some(oid) = todo.pop() {
@@ -159,12 +164,9 @@ impl Types {
             let Some(found) = self.0.get(&oid) else { continue };
             todo.extend(&found.parts);
             if found.own {
-                lines.insert(format!(
-                    "type {} {:?} {:?} {:?}",
-                    found.name, found.kind, found.labels, found.definition
-                ));
+                own.insert(found.name.as_str(), found);
             }
         }
-        lines
+        own
     }
 }

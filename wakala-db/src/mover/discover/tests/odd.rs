@@ -3,7 +3,7 @@
 use super::super::super::table::{ChunkType, Format};
 use super::super::super::tenant::TenantType;
 use super::super::{Scope, discover};
-use super::rig::{catalog, lines, with};
+use super::rig::{Bench, catalog, lines, with};
 
 const ODD: &str = r#"
     CREATE SCHEMA "Sales; DROP";
@@ -140,7 +140,8 @@ async fn the_scope_says_which_schemas() {
 #[tokio::test]
 async fn the_fingerprint_is_of_what_rows_need() {
     let ddl = odd();
-    let base = discover(&with(&ddl).await, &scope()).await.unwrap().fingerprint;
+    let bench = Bench::new().await;
+    let base = bench.catalog(&ddl, &scope()).await.fingerprint;
     assert_eq!(base.len(), 64);
     let same = [
         "",
@@ -150,10 +151,11 @@ async fn the_fingerprint_is_of_what_rows_need() {
         r#"ALTER TABLE aaa ADD COLUMN more integer; ALTER TABLE aaa DROP COLUMN more"#,
     ];
     for change in same {
-        let client = with(&format!("{ddl}; {change}")).await;
-        assert_eq!(discover(&client, &scope()).await.unwrap().fingerprint, base, "{change}");
-        client.batch_execute("SET search_path = public, \"Sales; DROP\"").await.unwrap();
-        assert_eq!(discover(&client, &scope()).await.unwrap().fingerprint, base, "whatever the search path");
+        let found = bench.catalog(&format!("{ddl}; {change}"), &scope()).await;
+        assert_eq!(found.fingerprint, base, "{change}");
+        bench.0.batch_execute("SET search_path = public, \"Sales; DROP\"").await.unwrap();
+        let found = discover(&bench.0, &scope()).await.unwrap();
+        assert_eq!(found.fingerprint, base, "whatever the search path");
     }
     let other = [
         r#"ALTER TYPE "Sales; DROP"."mood""s" ADD VALUE 'new' BEFORE 'sad'"#,
@@ -171,8 +173,8 @@ async fn the_fingerprint_is_of_what_rows_need() {
         r#"ALTER TABLE aaa DROP COLUMN next; ALTER TABLE aaa ADD COLUMN extra text; ALTER TABLE aaa ADD COLUMN next text"#,
     ];
     for change in other {
-        let client = with(&format!("{ddl}; {change}")).await;
-        assert_ne!(discover(&client, &scope()).await.unwrap().fingerprint, base, "{change}");
+        let found = bench.catalog(&format!("{ddl}; {change}"), &scope()).await;
+        assert_ne!(found.fingerprint, base, "{change}");
     }
 }
 
