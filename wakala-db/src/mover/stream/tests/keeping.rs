@@ -53,7 +53,7 @@ async fn goes_on_after_what_was_confirmed() {
     place.end().await;
 }
 
-async fn until<F: Future<Output = bool>>(condition: impl Fn() -> F) {
+async fn until<F: Future<Output = bool> + Send>(condition: impl Fn() -> F + Send) {
     timeout(PATIENCE, async {
         while !condition().await {
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -2,6 +2,7 @@
 
 mod changes;
 mod decoder;
+mod encryption;
 mod keeping;
 mod loss;
 mod slots;
