@@ -23,7 +23,6 @@ use wakala_core::{Error, ErrorKind, Result, Retry};
 
 use self::failure::{Failure, START_OVER};
 use self::pgoutput::Decoder;
-#[expect(unused_imports, reason = "for the rest of the mover")]
 pub(crate) use self::slot::{
     SlotFacts, create_publication, create_slot, drop_publication, drop_slot, slot_facts,
 };

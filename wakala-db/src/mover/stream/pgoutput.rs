@@ -37,8 +37,9 @@ struct Relation {
 #[derive(Debug)]
 pub(super) struct Decoder {
     shapes: Vec<Shape>,
-    /// By the server's number. It sends one anew whenever it may have changed.
-    relations: HashMap<u32, Relation>,
+    /// By the server's number. It sends one anew whenever it may have changed. `Err` has the name of a table that is none
+    /// of ours: partitions are described like their root, but no row is theirs.
+    relations: HashMap<u32, Result<Relation, String>>,
     inside: bool,
 }
 
@@ -167,10 +168,16 @@ impl Decoder {
     fn relation(&self, message: &mut Bytes) -> Result<&Relation, Odd> {
         self.must_be_inside()?;
         let number = message.try_get_u32()?;
-        self.relations.get(&number).ok_or(Odd::Malformed("its relation was not described"))
+        match self.relations.get(&number) {
+            Some(Ok(relation)) => Ok(relation),
+            Some(Err(name)) => Err(Odd::Changed(format!(
+                "the stream has rows of table {name}, which was renamed, or put into the publication"
+            ))),
+            None => Err(Odd::Malformed("its relation was not described")),
+        }
     }
 
-    fn describe(&self, message: &mut Bytes) -> Result<(u32, Relation), Odd> {
+    fn describe(&self, message: &mut Bytes) -> Result<(u32, Result<Relation, String>), Odd> {
         let number = message.try_get_u32()?;
         // The schema pg_catalog is sent as nothing.
         let schema = match text(message)? {
@@ -179,12 +186,8 @@ impl Decoder {
         };
         let name = text(message)?;
         let _identity = message.try_get_u8()?;
-        let table = self.shapes.iter().position(|shape| shape.schema == schema && shape.name == name);
-        let Some(table) = table else {
-            return Err(Odd::Changed(format!(
-                "the stream has table {schema}.{name}, which was renamed or put into the publication"
-            )));
-        };
+        let place = self.shapes.iter().position(|shape| shape.schema == schema && shape.name == name);
+        let Some(table) = place else { return Ok((number, Err(format!("{schema}.{name}")))) };
         let shape = &self.shapes[table];
         let changed = |what: String| Odd::Changed(format!("table {schema}.{name} has changed: {what}"));
         let count = message.try_get_u16()?;
@@ -215,7 +218,7 @@ impl Decoder {
         if message.has_remaining() {
             return Err(Odd::Malformed("it goes on after its end"));
         }
-        Ok((number, Relation { table, width: shape.columns.len(), places }))
+        Ok((number, Ok(Relation { table, width: shape.columns.len(), places })))
     }
 }
 

@@ -179,7 +179,8 @@ fn publication(name: &str, tables: &[Table], tenants: Option<&Tenants>) -> Strin
         Some(tenants) => {
             let ids: Vec<String> = (0..tenants.ids().len()).map(|place| tenants.literal(place)).collect();
             let tenant = quoted(&table.columns[table.tenant].name);
-            format!("{} WHERE ({tenant} IN ({}))", table.quoted(), ids.join(", "))
+            // IN would cast each of several ids for a varchar column, which a publication takes for no simple expression.
+            format!("{} WHERE ({tenant} = ANY (ARRAY[{}]))", table.quoted(), ids.join(", "))
         }
         None => table.quoted(),
     };

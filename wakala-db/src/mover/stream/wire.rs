@@ -154,7 +154,9 @@ impl Wire {
                 }
                 10 => self.scram(config, &body, password()?, encrypted).await?,
                 other => {
-                    return Err(Failure::Login(format!("the server asks for authentication of kind {other}")));
+                    return Err(Failure::Login(format!(
+                        "the server asks for authentication of kind {other}"
+                    )));
                 }
             }
         }

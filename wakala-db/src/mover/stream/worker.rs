@@ -1,8 +1,9 @@
 //! The task that keeps the connection: reads ahead within a bound, and answers the server whatever the consumer does.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -72,7 +73,7 @@ impl Shared {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().expect("nobody panics while holding it")
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes all that came, where `into` is empty. What made the stream end is given out once, after all else.
@@ -150,12 +151,21 @@ impl Timing {
 
 /// Runs until the connection ends, or is closed by the consumer.
 pub(super) async fn run(wire: Wire, shared: &Shared, timing: Timing) {
+    // Also where this is dropped or panics: the consumer must not wait for ever.
+    let _end = End(shared);
     let now = Instant::now();
     let mut worker = Worker { wire, shared, timing, received: 0, heard: now, due: now, sent: None };
-    let failure = worker.stream().await;
-    if let Err(failure) = failure {
+    if let Err(failure) = worker.stream().await {
         shared.queue().end = Some(failure);
-        shared.readable.notify_one();
+    }
+}
+
+struct End<'a>(&'a Shared);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.queue().end.get_or_insert_with(|| Failure::Io(io::ErrorKind::ConnectionAborted.into()));
+        self.0.readable.notify_one();
     }
 }
 

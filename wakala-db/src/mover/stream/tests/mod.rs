@@ -1,6 +1,11 @@
 //! Against real servers: one for all tests but those that break theirs, and a database for each test.
 
 mod changes;
+mod decoder;
+mod encryption;
+mod keeping;
+mod loss;
+mod slots;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
