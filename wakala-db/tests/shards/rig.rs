@@ -104,7 +104,9 @@ const SHARD: &str = "
     CREATE FUNCTION wakala.enter(tenant text, epoch bigint) RETURNS void LANGUAGE plpgsql AS $$
     DECLARE has record;
     BEGIN
-        PERFORM nextval('wakala.entries');
+        IF current_setting('transaction_read_only') = 'off' THEN
+            PERFORM nextval('wakala.entries');
+        END IF;
         PERFORM pg_advisory_xact_lock_shared(hashtextextended(tenant, 0));
         SELECT * INTO has FROM wakala.owner WHERE tenant_id = tenant;
         IF NOT FOUND THEN
@@ -115,8 +117,8 @@ const SHARD: &str = "
                 USING ERRCODE = 'WK001', DETAIL = format('shard=%s epoch=%s', has.shard, has.epoch);
         END IF;
     END $$;
-    CREATE TABLE ledger (tenant_id text NOT NULL, entry bigint NOT NULL, epoch bigint NOT NULL);
-    CREATE TABLE account (tenant_id text PRIMARY KEY, balance bigint NOT NULL);";
+    CREATE TABLE public.ledger (tenant_id text NOT NULL, entry bigint NOT NULL, epoch bigint NOT NULL);
+    CREATE TABLE public.account (tenant_id text PRIMARY KEY, balance bigint NOT NULL);";
 
 /// A server with a directory and two shards, and through what they are reached.
 pub(crate) struct Shards {

@@ -16,7 +16,7 @@ use crate::rig::{MINUTE, SHARDS, Shards, bouncer, epoch, server, shard, start, t
 
 /// A line in the ledger, with the epoch that the shard has for the tenant.
 async fn enter(transaction: &Transaction<'_>, tenant: &TenantId, entry: i64) -> Result<i64, Abort> {
-    let sql = "INSERT INTO ledger SELECT tenant_id, $2, epoch FROM wakala.owner WHERE tenant_id = $1 RETURNING epoch";
+    let sql = "INSERT INTO public.ledger SELECT tenant_id, $2, epoch FROM wakala.owner WHERE tenant_id = $1 RETURNING epoch";
     let rows = transaction.query_typed(sql, &[(&tenant.as_str(), Type::TEXT), (&entry, Type::INT8)]).await?;
     Ok(rows[0].get(0))
 }
@@ -27,7 +27,7 @@ async fn write(router: &Router, tenant: &TenantId, entry: i64) -> wakala_core::R
 
 async fn ledger(shards: &Shards, on: usize, tenant: &TenantId) -> Vec<(i64, i64)> {
     let sql = format!(
-        "SELECT coalesce(string_agg(entry || ':' || epoch, ' '), '') FROM ledger WHERE tenant_id = '{tenant}'"
+        "SELECT coalesce(string_agg(entry || ':' || epoch, ' '), '') FROM public.ledger WHERE tenant_id = '{tenant}'"
     );
     let text = shards.value(on, &sql).await;
     let lines = text.split_whitespace().map(|line| line.split_once(':').unwrap());
@@ -133,7 +133,7 @@ async fn shards_that_point_at_each_other_are_given_up_in_time() {
     let server = Box::leak(Box::new(start().await));
     let shards = Shards::on(server, server).await;
     let patience = Duration::from_millis(600);
-    let (id, router) = (shards.tenant("nobody's").await, shards.router().with_patience(patience));
+    let (id, router) = (shards.tenant("forlorn").await, shards.router().with_patience(patience));
     shards.owns(1, &id, 2, 2, "left").await;
     shards.owns(2, &id, 1, 2, "left").await;
     let started = Instant::now();
@@ -277,7 +277,7 @@ async fn a_commit_without_an_answer_is_not_repeated() {
     let through = Shard::new(shard(1), "127.0.0.1", link.port(), SHARDS[0]);
     shards.directory.update_shard(&through).await.unwrap();
     write(&router, &id, 1).await.unwrap();
-    link.lose_reply_to("COMMIT");
+    link.lose_reply_to("SELECT 1; COMMIT");
     let error = write(&router, &id, 2).await.unwrap_err();
     assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::ObserveFirst), "{error:?}");
     assert_eq!(link.replies_lost(), 1);
@@ -303,7 +303,7 @@ async fn a_commit_without_an_answer_is_not_repeated() {
 async fn transactions_that_were_in_the_way_of_each_other_run_again() {
     let shards = Shards::at(server().await).await;
     let (id, router) = (shards.tenant("contended").await, shards.router().with_patience(MINUTE));
-    shards.sql(1, &format!("INSERT INTO account VALUES ('{id}', 0)")).await;
+    shards.sql(1, &format!("INSERT INTO public.account VALUES ('{id}', 0)")).await;
     let tries = Arc::new(AtomicI64::new(0));
     let clients = (0..8).map(|_| {
         let (router, id, tries) = (router.clone(), id.clone(), Arc::clone(&tries));
@@ -312,9 +312,9 @@ async fn transactions_that_were_in_the_way_of_each_other_run_again() {
                 let add = async |transaction: &Transaction<'_>| {
                     tries.fetch_add(1, Ordering::Relaxed);
                     let key = [(&id.as_str() as _, Type::TEXT)];
-                    let sql = "SELECT balance FROM account WHERE tenant_id = $1";
+                    let sql = "SELECT balance FROM public.account WHERE tenant_id = $1";
                     let balance: i64 = transaction.query_typed(sql, &key).await?[0].get(0);
-                    let sql = "UPDATE account SET balance = $2 WHERE tenant_id = $1 RETURNING 1";
+                    let sql = "UPDATE public.account SET balance = $2 WHERE tenant_id = $1 RETURNING 1";
                     let values = [key[0].clone(), (&(balance + 1) as _, Type::INT8)];
                     transaction.query_typed(sql, &values).await?;
                     Ok(())
@@ -326,7 +326,7 @@ async fn transactions_that_were_in_the_way_of_each_other_run_again() {
     for client in join_all(clients).await {
         client.unwrap();
     }
-    let balance = shards.value(1, &format!("SELECT balance FROM account WHERE tenant_id = '{id}'")).await;
+    let balance = shards.value(1, &format!("SELECT balance FROM public.account WHERE tenant_id = '{id}'")).await;
     assert_eq!(balance, "80");
     assert!(tries.load(Ordering::Relaxed) > 80, "nobody was in anybody's way");
 }
@@ -367,7 +367,7 @@ async fn strict_reads_follow_a_move_and_relaxed_ones_may_not() {
     write(&router, &id, 1).await.unwrap();
     moved(&shards, &id, 1, 2, 2, false).await;
     let count = async |transaction: &Transaction<'_>| {
-        let sql = "SELECT count(*) FROM ledger WHERE tenant_id = $1";
+        let sql = "SELECT count(*) FROM public.ledger WHERE tenant_id = $1";
         Ok(transaction.query_typed(sql, &[(&id.as_str(), Type::TEXT)]).await?[0].get::<_, i64>(0))
     };
     let relaxed = router.clone().with_strict_reads(false);
