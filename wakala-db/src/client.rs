@@ -103,7 +103,7 @@ impl Client {
         }
     }
 
-    async fn connection(&self, call: &Call, until: Instant) -> Result<Connection> {
+    pub(crate) async fn connection(&self, call: &Call, until: Instant) -> Result<Connection> {
         match timeout_at(until, self.pool.get()).await {
             Ok(Ok(object)) => Ok(Connection(Some(object))),
             Ok(Err(error)) => Err(call.no_connection(error)),
@@ -134,10 +134,10 @@ impl From<Error> for Failed {
 /// A connection that goes back to the pool only where its statement was answered: the next one to have it would wait
 /// for that answer first. Dropped before, by a time limit or because the caller was, it is closed.
 #[derive(Debug)]
-struct Connection(Option<Object>);
+pub(crate) struct Connection(Option<Object>);
 
 impl Connection {
-    fn give_back(mut self) {
+    pub(crate) fn give_back(mut self) {
         drop(self.0.take());
     }
 }

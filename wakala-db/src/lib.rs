@@ -76,7 +76,8 @@ pub use permissions::{directory_permissions, router_permissions};
 pub use permissions::{migration_permissions, store_permissions};
 #[cfg(feature = "shards")]
 pub use shards::{
-    Directory, Epoch, Existing, Placement, Shard, ShardId, State, TakenOver, TenantId, propose,
+    Abort, Directory, Epoch, Existing, Placement, Routed, Router, Shard, ShardId, State, TakenOver, TenantId,
+    propose,
 };
 #[cfg(feature = "run-store")]
 pub use store::PostgresStore;

@@ -4,10 +4,12 @@ pub use directory::Directory;
 pub use ids::{Epoch, Placement, Shard, ShardId, State, TenantId};
 pub use legacy::Existing;
 pub use placement::propose;
+pub use router::{Abort, Routed, Router};
 pub use take_over::TakenOver;
 
 mod directory;
 mod ids;
 mod legacy;
 mod placement;
+mod router;
 mod take_over;

@@ -5,4 +5,5 @@
 mod directory;
 mod permissions;
 mod rig;
+mod router;
 mod take_over;
