@@ -65,8 +65,8 @@ mod store;
 pub use config::SchemaName;
 #[cfg(feature = "mover")]
 pub use mover::{
-    CopyProgress, Finished, HandOver, MoveEvent, MoveId, MoveObserver, MoveOptions, MoveSpec, Mover, NoMoveObserver,
-    ShardAccess, Verification, VerifiedTable,
+    CopyProgress, Finished, HandOver, MoveEvent, MoveId, MoveObserver, MoveOptions, MovePreview, MoveSpec,
+    Mover, NoMoveObserver, ShardAccess, TableSize, Verification, VerifiedTable,
 };
 #[cfg(feature = "client")]
 pub use permissions::sql_grants;

@@ -79,7 +79,13 @@ impl Mover {
         Ok(found)
     }
 
-    async fn compare(&mut self, table: usize, tenants: &[usize], way: Way, found: &mut VerifiedTable) -> Result<()> {
+    async fn compare(
+        &mut self,
+        table: usize,
+        tenants: &[usize],
+        way: Way,
+        found: &mut VerifiedTable,
+    ) -> Result<()> {
         let (from, to) = self.side(way);
         let (from, to) = futures::try_join!(from.reader(), to.reader())?;
         self.align(&from, &to, way).await?;
@@ -100,7 +106,9 @@ impl Mover {
         for ((tenant, ours), theirs) in tenants.iter().zip(&ours).zip(&theirs) {
             found.rows += u64::try_from(ours.rows).unwrap_or(0);
             if ours != theirs {
-                let first = verify::first_difference(&from, &to, scope, table, *tenant).await?;
+                let range = verify::Range { table, tenant: *tenant, lower: None, upper: None };
+                let first = verify::differences(&from, &to, scope, range).await?;
+                let first = first.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 found.differences.push(format!(
                     "tenant {}: {} rows on shard {}, {} on shard {}: {first}",
                     scope.tenants.ids()[*tenant],
@@ -119,14 +127,17 @@ impl Mover {
         let call = Call { operation: "align", subject: format!("move {}", self.spec.id), writes: false };
         let begin = async |client: &Client| {
             client
-                .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT pg_current_snapshot()")
+                .batch_execute(
+                    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT pg_current_snapshot()",
+                )
                 .await
                 .map_err(|error| call.failed(error))
         };
         for _ in 0..ATTEMPTS {
             begin(from).await?;
             let row = one(&call, from.query_typed("SELECT pg_current_snapshot()::text", &[]).await)?;
-            let snapshot: Snapshot = row.try_get::<_, &str>(0).map_err(|error| call.failed(error))?.parse()?;
+            let snapshot: Snapshot =
+                row.try_get::<_, &str>(0).map_err(|error| call.failed(error))?.parse()?;
             let marker = marker();
             self.side(way).0.mark(&marker).await?;
             let aligned = self.link(way)?.align(snapshot, &marker, async || begin(to).await).await?;

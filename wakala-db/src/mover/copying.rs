@@ -80,7 +80,11 @@ impl Mover {
         loop {
             self.check_budget().await?;
             if stop.is_cancelled() {
-                return Err(self.error(ErrorKind::Cancelled, "copy", "stopped; it goes on where it is when called again"));
+                return Err(self.error(
+                    ErrorKind::Cancelled,
+                    "copy",
+                    "stopped; it goes on where it is when called again",
+                ));
             }
             let copied = self.copy_turn(&budget).await?;
             // Also where nothing was: what is in the stream may want a chunk copied again.
@@ -167,7 +171,8 @@ impl Mover {
 
     async fn progress(&mut self, budget: &Budget) -> Result<CopyProgress> {
         let facts = stream::slot_facts(&self.source.client, &self.name(Way::There)).await?;
-        let lag_bytes = facts.and_then(|facts| facts.retained_bytes).and_then(|bytes| u64::try_from(bytes).ok());
+        let lag_bytes =
+            facts.and_then(|facts| facts.retained_bytes).and_then(|bytes| u64::try_from(bytes).ok());
         let chunks = &self.link(Way::There)?.chunks;
         let mut progress = CopyProgress { lag_bytes: lag_bytes.unwrap_or(0), ..CopyProgress::default() };
         let mut missing = 0;

@@ -85,7 +85,8 @@ impl Mover {
         let source = self.source.number();
         for (place, tenant) in self.tenants.ids().iter().enumerate() {
             if keep[place] == Way::There {
-                registry::no_longer_expected(&self.destination.client, self.holder()?, tenant, source).await?;
+                registry::no_longer_expected(&self.destination.client, self.holder()?, tenant, source)
+                    .await?;
             }
         }
         for side in [&self.destination, &self.source] {

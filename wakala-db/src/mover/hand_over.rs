@@ -78,7 +78,11 @@ impl Mover {
 
     async fn hand(&mut self, tenant: &TenantId, way: Way) -> Result<HandOver> {
         let place = self.tenants.ids().iter().position(|id| id == tenant.as_str()).ok_or_else(|| {
-            self.error(ErrorKind::InvalidConfig, "hand_over", format!("tenant {tenant} is none of its tenants"))
+            self.error(
+                ErrorKind::InvalidConfig,
+                "hand_over",
+                format!("tenant {tenant} is none of its tenants"),
+            )
         })?;
         let tenant = &self.spec.tenants[place].clone();
         let mut pause = None;
@@ -101,7 +105,11 @@ impl Mover {
                         Fenced::Done => {
                             let took = begun.elapsed();
                             pause = Some(took);
-                            self.tell(MoveEvent::Opened { tenant: tenant.to_string(), shard: to_shard, pause: took });
+                            self.tell(MoveEvent::Opened {
+                                tenant: tenant.to_string(),
+                                shard: to_shard,
+                                pause: took,
+                            });
                         }
                         Fenced::GaveWay => {
                             self.tell(MoveEvent::FenceGaveWay { tenant: tenant.to_string() });
@@ -185,7 +193,8 @@ impl Mover {
             self.options.fence_patience.as_millis().max(1)
         );
         // Only a superuser may set the last; it would have the server look for deadlocks while writers wait.
-        let setting_without = setting.rsplit_once(';').map_or(setting.as_str(), |(first, _)| first).to_owned();
+        let setting_without =
+            setting.rsplit_once(';').map_or(setting.as_str(), |(first, _)| first).to_owned();
         if session.batch_execute(&setting).await.is_err() {
             session.batch_execute(&setting_without).await.map_err(|error| call.failed(error))?;
         }
@@ -268,7 +277,11 @@ impl Mover {
             return Ok(());
         }
         let Some(placement) = known else {
-            return Err(self.error(ErrorKind::NotFound, "flip", format!("the directory does not know tenant {tenant}")));
+            return Err(self.error(
+                ErrorKind::NotFound,
+                "flip",
+                format!("the directory does not know tenant {tenant}"),
+            ));
         };
         self.directory.flip(tenant, placement.epoch, to, epoch).await?;
         self.tell(MoveEvent::Flipped { tenant: tenant.clone() });

@@ -221,7 +221,11 @@ impl Link {
             for (name, used) in &token.sequences {
                 self.also.push(format!("SELECT wakala_shard.raise_sequence({}, {used})", literal(name)));
             }
-            self.also.push(format!("SELECT wakala_shard.receive({}, {})", literal(&token.tenant), token.epoch));
+            self.also.push(format!(
+                "SELECT wakala_shard.receive({}, {})",
+                literal(&token.tenant),
+                token.epoch
+            ));
         }
         self.dirty = true;
         self.write().await?;
@@ -274,9 +278,13 @@ impl Link {
             "wakala.marker" => self.markers.push(String::from_utf8_lossy(content).into_owned()),
             "wakala.token" if !transaction.known => {
                 let token: Token = serde_json::from_slice(content).map_err(|error| {
-                    Error::new(ErrorKind::Unexpected, "read_token", "the stream has a token that cannot be read")
-                        .on(format!("move {}", self.move_id))
-                        .with_source(error)
+                    Error::new(
+                        ErrorKind::Unexpected,
+                        "read_token",
+                        "the stream has a token that cannot be read",
+                    )
+                    .on(format!("move {}", self.move_id))
+                    .with_source(error)
                 })?;
                 if token.move_id == self.move_id && token.shard == self.to {
                     self.tokens.push(token);
@@ -323,7 +331,8 @@ impl Link {
         let hold = self.hold.as_mut().expect("only then is a transaction held back");
         hold.bytes += size(&event);
         if hold.bytes > 8 * HELD {
-            let message = "one transaction that was committed just now is too large to be held back; try again later";
+            let message =
+                "one transaction that was committed just now is too large to be held back; try again later";
             return Err(Error::new(ErrorKind::Conflict, "align", message)
                 .on(format!("move {}", self.move_id))
                 .with_retry(Retry::Safe { after: None }));

@@ -13,6 +13,7 @@ pub use finish::Finished;
 pub use hand_over::HandOver;
 pub use mover::Mover;
 pub use observer::{CopyProgress, MoveEvent, MoveObserver, NoMoveObserver};
+pub use open::{MovePreview, TableSize};
 pub use spec::{MoveId, MoveOptions, MoveSpec};
 
 mod apply;

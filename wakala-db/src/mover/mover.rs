@@ -49,6 +49,8 @@ pub struct Mover {
     pub(super) tables: Arc<[Table]>,
     pub(super) tenants: Tenants,
     pub(super) catalog: Catalog,
+    /// Of the destination.
+    pub(super) other: Catalog,
     /// Since this process drives the move.
     pub(super) holder: Option<Holder>,
     pub(super) there: Option<Link>,
@@ -64,7 +66,9 @@ impl Mover {
     }
 
     pub(super) fn holder(&self) -> Result<&Holder> {
-        self.holder.as_ref().ok_or_else(|| self.error(ErrorKind::Unexpected, "drive", "this process does not drive it"))
+        self.holder
+            .as_ref()
+            .ok_or_else(|| self.error(ErrorKind::Unexpected, "drive", "this process does not drive it"))
     }
 
     pub(super) fn link(&mut self, way: Way) -> Result<&mut Link> {
@@ -85,7 +89,12 @@ impl Mover {
         Scope { tables: &self.tables, tenants: &self.tenants }
     }
 
-    pub(super) fn error(&self, kind: ErrorKind, operation: &'static str, message: impl Into<String>) -> Error {
+    pub(super) fn error(
+        &self,
+        kind: ErrorKind,
+        operation: &'static str,
+        message: impl Into<String>,
+    ) -> Error {
         Error::new(kind, operation, message.into()).on(format!("move {}", self.spec.id))
     }
 
@@ -111,7 +120,8 @@ impl Mover {
     /// Where a tenant is, or which shard it is on its way to.
     pub(super) async fn place(&self, tenant: &str) -> Result<Way> {
         let (source, destination) = self.owners(tenant).await?;
-        let owned = |owner: &Option<Owner>| owner.as_ref().is_some_and(|owner| owner.state == OwnerState::Owned);
+        let owned =
+            |owner: &Option<Owner>| owner.as_ref().is_some_and(|owner| owner.state == OwnerState::Owned);
         match (owned(&source), owned(&destination)) {
             (true, false) => Ok(Way::There),
             (false, true) => Ok(Way::Back),
@@ -127,8 +137,10 @@ impl Mover {
             (true, true) => Err(self.error(
                 ErrorKind::Conflict,
                 "read_owner",
-                format!("both shards say that they serve tenant {tenant} ({source:?}, {destination:?}); somebody \
-                     changed wakala_shard.owner by hand"),
+                format!(
+                    "both shards say that they serve tenant {tenant} ({source:?}, {destination:?}); somebody \
+                     changed wakala_shard.owner by hand"
+                ),
             )),
         }
     }
@@ -164,7 +176,8 @@ impl Mover {
 
     /// The chunks of a way on which every row is there already: all that comes is to be applied.
     pub(super) fn all_there(&self) -> Vec<Chunk> {
-        let pairs = (0..self.tables.len()).flat_map(|table| (0..self.tenants.ids().len()).map(move |tenant| (table, tenant)));
+        let pairs = (0..self.tables.len())
+            .flat_map(|table| (0..self.tenants.ids().len()).map(move |tenant| (table, tenant)));
         (0..)
             .zip(pairs)
             .map(|(id, (table, tenant))| Chunk {

@@ -35,10 +35,9 @@ impl Mover {
         if self.holder.is_some() {
             return Ok(());
         }
-        install::install(&mut self.source).await?;
-        install::install(&mut self.destination).await?;
-        self.take().await?;
-        self.tell(MoveEvent::Taken);
+        let begun = registry::is_known(&self.destination.client, self.spec.id.as_str()).await?;
+        self.check_tables(begun).await?;
+        self.prepare_to_end().await?;
         install::guard(&mut self.source.client, &self.tables).await?;
         install::guard(&mut self.destination.client, &self.tables).await?;
         self.make_known().await?;
@@ -97,8 +96,11 @@ impl Mover {
         }
         let none = Vec::new();
         let of = |side: &Side| owners.get(&side.shard).unwrap_or(&none);
-        let destination: Vec<_> =
-            of(&self.destination).iter().filter(|(tenant, _)| !self.tenants.ids().contains(tenant)).cloned().collect();
+        let destination: Vec<_> = of(&self.destination)
+            .iter()
+            .filter(|(tenant, _)| !self.tenants.ids().contains(tenant))
+            .cloned()
+            .collect();
         registry::register(&self.source.client, self.source.number(), of(&self.source)).await?;
         registry::register(&self.destination.client, self.destination.number(), &destination).await?;
         for tenant in self.tenants.ids() {
@@ -140,7 +142,8 @@ impl Mover {
             Some(applied) => applied,
             None => {
                 // What was copied is of no use without the changes since.
-                let begun = registry::applied(&self.destination.client, self.spec.id.as_str()).await?.is_some();
+                let begun =
+                    registry::applied(&self.destination.client, self.spec.id.as_str()).await?.is_some();
                 if begun && self.anybody_moved().await? {
                     let message = format!(
                         "the changes of shard {} were lost (slot {}) after a tenant was handed over: finish the move if \
@@ -178,7 +181,8 @@ impl Mover {
 
     /// Rows that are on the destination though nothing was copied are somebody else's.
     async fn refuse_strangers(&self) -> Result<()> {
-        let list: Vec<String> = (0..self.tenants.ids().len()).map(|place| self.tenants.literal(place)).collect();
+        let list: Vec<String> =
+            (0..self.tenants.ids().len()).map(|place| self.tenants.literal(place)).collect();
         for table in self.tables.iter() {
             let call = Call { operation: "prepare", subject: format!("table {table}"), writes: false };
             let column = crate::config::quoted(&table.columns[table.tenant].name);

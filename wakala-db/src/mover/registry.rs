@@ -43,6 +43,14 @@ impl Server {
     }
 }
 
+/// Whether a shard knows of a move; also one that has no schema yet.
+pub(crate) async fn is_known(client: &Client, move_id: &str) -> Result<bool> {
+    let call = Call { operation: "read_move", subject: format!("move {move_id}"), writes: false };
+    let sql = "SELECT to_regclass('wakala_shard.move') IS NOT NULL";
+    let row = one(&call, client.query_typed(sql, &[]).await)?;
+    Ok(row.try_get(0).map_err(|error| call.failed(error))? && lease(client, move_id).await? > 0)
+}
+
 /// The lease of a move on a shard; 0 where the move is not known.
 pub(crate) async fn lease(client: &Client, move_id: &str) -> Result<i64> {
     let call = Call { operation: "read_lease", subject: format!("move {move_id}"), writes: false };
@@ -189,7 +197,8 @@ pub(crate) async fn forget_copy(client: &Client, holder: &Holder) -> Result<()> 
              RETURNING move_id),
          chunks AS (DELETE FROM wakala_shard.move_chunk WHERE move_id IN (SELECT move_id FROM mine))
          SELECT 1 FROM mine";
-    one(&call, client.query_typed(sql, &[(&holder.move_id, Type::TEXT), (&holder.lease, Type::INT8)]).await).map(drop)
+    one(&call, client.query_typed(sql, &[(&holder.move_id, Type::TEXT), (&holder.lease, Type::INT8)]).await)
+        .map(drop)
 }
 
 /// What a move makes beside rows: written down before it is made, struck out when it is gone.
@@ -315,7 +324,12 @@ pub(crate) async fn expect(client: &Client, holder: &Holder, tenant: &str, from:
 }
 
 /// A tenant that stayed where it was is not expected any more: the destination sends whoever comes there to the source.
-pub(crate) async fn no_longer_expected(client: &Client, holder: &Holder, tenant: &str, source: i32) -> Result<()> {
+pub(crate) async fn no_longer_expected(
+    client: &Client,
+    holder: &Holder,
+    tenant: &str,
+    source: i32,
+) -> Result<()> {
     let call = Call { operation: "stop_expecting", subject: format!("tenant {tenant}"), writes: true };
     let sql = "UPDATE wakala_shard.owner AS o SET state = 'gone', shard = $4 FROM wakala_shard.move AS m
          WHERE m.move_id = $1 AND m.lease = $2 AND o.tenant_id = $3 AND o.state <> 'owned'";
@@ -337,12 +351,14 @@ pub(crate) async fn no_longer_expected(client: &Client, holder: &Holder, tenant:
 /// Strikes a move out, with all that was written down of it.
 pub(crate) async fn forget(client: &Client, holder: &Holder) -> Result<()> {
     let call = Call { operation: "forget", subject: format!("move {}", holder.move_id), writes: true };
-    let sql = "WITH mine AS (DELETE FROM wakala_shard.move WHERE move_id = $1 AND lease = $2 RETURNING move_id),
+    let sql =
+        "WITH mine AS (DELETE FROM wakala_shard.move WHERE move_id = $1 AND lease = $2 RETURNING move_id),
          chunks AS (DELETE FROM wakala_shard.move_chunk WHERE move_id IN (SELECT move_id FROM mine)),
          checks AS (DELETE FROM wakala_shard.move_check WHERE move_id IN (SELECT move_id FROM mine)),
          objects AS (DELETE FROM wakala_shard.move_object WHERE move_id IN (SELECT move_id FROM mine))
          SELECT 1 FROM mine";
-    one(&call, client.query_typed(sql, &[(&holder.move_id, Type::TEXT), (&holder.lease, Type::INT8)]).await).map(drop)
+    one(&call, client.query_typed(sql, &[(&holder.move_id, Type::TEXT), (&holder.lease, Type::INT8)]).await)
+        .map(drop)
 }
 
 /// The only row of an answer that has one.

@@ -2,9 +2,7 @@
 
 use deadpool_postgres::{Manager, Pool};
 use tokio_postgres::{Client, NoTls};
-use wakala_db::{
-    Directory, MoveId, MoveSpec, Mover, SchemaName, Shard, ShardAccess, ShardId, TenantId,
-};
+use wakala_db::{Directory, MoveId, MoveSpec, Mover, SchemaName, Shard, ShardAccess, ShardId, TenantId};
 use wakala_testbed::PostgresServer;
 
 /// What a tenant has.
@@ -98,11 +96,11 @@ impl Rig {
     /// Nothing is left of any move.
     pub(crate) async fn assert_clean(&self) {
         for number in [1, 2] {
-            let left = "SELECT (SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_publication)
+            let left =
+                "SELECT (SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_publication)
                 + (SELECT count(*) FROM wakala_shard.move) + (SELECT count(*) FROM wakala_shard.move_object)
                 + (SELECT count(*) FROM wakala_shard.move_chunk)";
             assert_eq!(self.value(number, left).await, "0", "shard {number}");
         }
     }
 }
-

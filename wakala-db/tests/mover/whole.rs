@@ -64,6 +64,7 @@ async fn a_move_that_is_aborted_leaves_nothing() {
     assert_eq!(rig.value(2, "SELECT count(*) FROM entry").await, "0");
     rig.assert_clean().await;
     rig.app(1).await.batch_execute("UPDATE account SET balance = 10").await.unwrap();
-    let refused = rig.app(2).await.batch_execute("INSERT INTO account (tenant_id, owner) VALUES (1, 'x')").await;
+    let refused =
+        rig.app(2).await.batch_execute("INSERT INTO account (tenant_id, owner) VALUES (1, 'x')").await;
     assert_eq!(refused.unwrap_err().code().unwrap().code(), "WK001");
 }

@@ -9,11 +9,11 @@ use crate::mover::table::{Column, Table};
 
 /// The rows of a tenant in a table, or those of them from `lower` on and before `upper` by the chunk column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Range {
-    pub(super) table: usize,
-    pub(super) tenant: usize,
-    pub(super) lower: Option<ChunkKey>,
-    pub(super) upper: Option<ChunkKey>,
+pub(crate) struct Range {
+    pub(crate) table: usize,
+    pub(crate) tenant: usize,
+    pub(crate) lower: Option<ChunkKey>,
+    pub(crate) upper: Option<ChunkKey>,
 }
 
 /// Of equal rows equal, in whatever order they lie. The two hashes are of different seeds; the exclusive or alone would

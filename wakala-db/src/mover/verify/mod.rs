@@ -5,5 +5,6 @@ mod digest;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use difference::first_difference;
-pub(crate) use digest::{Digest, digests};
+pub(crate) use difference::differences;
+
+pub(crate) use digest::{Range, digests};
