@@ -138,7 +138,8 @@ impl Cutter {
 /// About how many bytes of disk a row takes, by what the planner makes of the size of the table.
 async fn row_bytes(source: &Client, name: &str, call: &Call) -> Result<u64> {
     let sql = format!(
-        "SELECT coalesce(sum(pg_table_size(relid)), 0) FROM pg_partition_tree({0}::regclass) WHERE isleaf;
+        "SELECT coalesce((SELECT sum(pg_table_size(relid)) FROM pg_partition_tree({0}::regclass) WHERE isleaf),
+            pg_table_size({0}::regclass));
          EXPLAIN (FORMAT JSON) SELECT FROM {name}",
         crate::mover::tenant::literal(name)
     );

@@ -12,7 +12,7 @@ use crate::mover::copy::{ChunkKey, Scope};
 
 /// A row that is not the same on both sides, by its key as the server writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Difference {
+pub(super) enum Difference {
     /// The values differ.
     Changed(String),
     /// Only on the destination.
@@ -36,13 +36,25 @@ const FEW: i64 = 10_000;
 /// How many differences are named.
 const MOST: usize = 10;
 
-/// The first rows that differ, at most ten, all of the first part of the range in which there are any; none where all are
-/// the same. Both connections are as for a [`digest`], each in its own snapshot. Holds a row of each side at a time; the
-/// whole takes about twice the time of a digest.
+/// Names the first rows that differ, at most ten, all of the first part of the table in which there are any; empty where
+/// all are the same. Both connections are as for [`digests`](super::digests), each in its own snapshot. Holds a row of
+/// each side at a time; the whole takes about twice the time of a digest.
 ///
 /// # Errors
 /// `Unavailable` where a connection is lost.
-pub(crate) async fn differences(
+pub(crate) async fn first_difference(
+    source: &Client,
+    destination: &Client,
+    scope: Scope<'_>,
+    table: usize,
+    tenant: usize,
+) -> Result<String> {
+    let whole = Range { table, tenant, lower: None, upper: None };
+    let found = differences(source, destination, scope, whole).await?;
+    Ok(found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+}
+
+pub(super) async fn differences(
     source: &Client,
     destination: &Client,
     scope: Scope<'_>,

@@ -1,6 +1,8 @@
 //! On real servers: what must be found is found, and named.
 
-use super::{Difference, Digest, Range, differences, digest};
+use super::difference::{Difference, differences};
+use super::digest::{Range, digest};
+use super::{Digest, digests, first_difference};
 use crate::mover::copy::Scope;
 use crate::mover::copy::tests::rig::{DESTINATION, SOURCE, Shard, describe, server, shard, tenants};
 use crate::mover::table::{Format, Table};
@@ -151,9 +153,22 @@ async fn sessions_and_order_of_rows_make_no_difference_and_ranges_add_up() {
         (low[0].rows + high[0].rows, low[0].xor ^ high[0].xor, low[0].sum + high[0].sum),
         (here.rows, here.xor, here.sum)
     );
+    // All tenants at once come to the same, also one without rows, and in the order asked for.
+    let three = tenants(&["1", "9", "2"]);
+    let scope = Scope { tenants: &three, ..sides.scope() };
+    let client = sides.source.reader().await;
+    let second = digest(&client, sides.scope(), Range { tenant: 1, ..ALL }).await.unwrap();
+    assert_eq!(digests(&client, scope, 0, &[2, 1, 0]).await.unwrap(), [second, Digest::default(), here]);
+    assert_eq!(digests(&client, scope, 0, &[]).await.unwrap(), []);
+    let named =
+        first_difference(&client, &sides.destination.reader().await, sides.scope(), 0, 0).await.unwrap();
+    assert_eq!(named, "");
     // At most ten are named.
     sides.destination.execute("DELETE FROM item WHERE tenant_id = 1").await;
     assert_eq!(sides.differences().await.len(), 10);
+    let named =
+        first_difference(&client, &sides.destination.reader().await, sides.scope(), 0, 0).await.unwrap();
+    assert!(named.starts_with("(1,") && named.ends_with("is only on the source"), "{named}");
 }
 
 #[tokio::test]

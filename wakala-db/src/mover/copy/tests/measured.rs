@@ -177,6 +177,12 @@ async fn against_the_raw_pipe() {
             times[kind].push(spent.as_secs_f64());
         }
     }
+    for table in 0..tables.len() {
+        let begun = Instant::now();
+        let digest = crate::mover::verify::digests(&reader, scope, table, &[0]).await.unwrap();
+        let rate = digest[0].rows as f64 / begun.elapsed().as_secs_f64();
+        eprintln!("digest of {}: {} rows, {rate:.0} a second", tables[table], digest[0].rows);
+    }
     let begun = Instant::now();
     let gone = wipe(&destinations[0], &holder, scope, &|_, _, _| {}).await.unwrap();
     eprintln!("wiped {gone} rows, {:.0} a second", gone as f64 / begun.elapsed().as_secs_f64());

@@ -197,8 +197,8 @@ impl Watch for Counter {
 pub(in crate::mover) async fn rows(shard: &Shard, table: &str, tenant: &str) -> String {
     shard
         .value(&format!(
-            "SELECT coalesce(string_agg(t::text, E'\\n' ORDER BY t::text COLLATE \"C\"), '')
-             FROM public.{table} AS t WHERE tenant_id = {tenant}"
+            "SELECT coalesce(string_agg(whole::text, E'\\n' ORDER BY whole::text COLLATE \"C\"), '')
+             FROM public.{table} AS whole WHERE tenant_id = {tenant}"
         ))
         .await
 }
