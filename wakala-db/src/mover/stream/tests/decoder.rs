@@ -171,3 +171,28 @@ fn order_is_checked() {
     assert!(ready().decode(outside_message.clone().into()).is_err());
     assert!(Decoder::new(shapes()).decode(outside_message.into()).unwrap().is_some());
 }
+
+#[tokio::test]
+async fn positions_within_a_transaction_are_kept_back() {
+    let items =
+        [Item::At(3), Item::Data(begin().into()), Item::At(5), Item::Data(commit().into()), Item::At(9)];
+    let mut stream = ChangeStream {
+        slot: "s".to_owned(),
+        source: Source { system_identifier: "1".to_owned(), timeline: 1, flushed: 9.into() },
+        shared: Arc::new(Shared::new(0)),
+        task: tokio::spawn(async {}),
+        decoder: Decoder::new(shapes()),
+        ahead: items.into(),
+        failed: false,
+    };
+    let events: Vec<Event> = std::iter::from_fn(|| stream.ready()).map(Result::unwrap).collect();
+    assert_eq!(
+        events,
+        [
+            Event::Idle { at: 3.into() },
+            Event::Begin { xid: 77, commit: 8.into() },
+            Event::Commit { commit: 8.into(), end: 9.into() },
+            Event::Idle { at: 9.into() },
+        ]
+    );
+}
