@@ -8,7 +8,7 @@ use std::time::Duration;
 use deadpool_postgres::{Connect, PoolError};
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::{Client, Config, SimpleQueryMessage, SimpleQueryRow};
-use wakala_core::{ErrorKind, Result};
+use wakala_core::{Error, ErrorKind, Result, Retry};
 
 use super::instance::Instance;
 use crate::error::Call;
@@ -59,7 +59,7 @@ impl Console {
         let client = match timeout_at(until, self.connect.connect(&self.config)).await {
             // The task that was started with it ends with it.
             Ok(Ok((client, _))) => client,
-            Ok(Err(error)) => return Err(call.no_connection(PoolError::Backend(error))),
+            Ok(Err(error)) => return Err(refusal(&call, error)),
             Err(_) => return Err(call.no_connection_within(limit)),
         };
         let number = self.made.fetch_add(1, Ordering::Relaxed);
@@ -91,6 +91,18 @@ impl Console {
             Err(_) => Err(call.no_answer_within(limit)),
         }
     }
+}
+
+/// The console tells by these words alone that a user may log in to other databases only.
+fn refusal(call: &Call, error: tokio_postgres::Error) -> Error {
+    if error.as_db_error().is_some_and(|answer| answer.message() == "not allowed") {
+        let message = "the user may not use the console; add it to stats_users in pgbouncer.ini";
+        return Error::new(ErrorKind::Denied, call.operation, message)
+            .on(&call.subject)
+            .with_retry(Retry::Never)
+            .with_source(error);
+    }
+    call.no_connection(PoolError::Backend(error))
 }
 
 async fn show(call: &Call, client: &Client, sql: &'static str) -> Result<Table> {
