@@ -136,72 +136,70 @@ mod tests {
 
     use super::*;
 
-    const SECOND: Duration = Duration::from_secs(1);
+    const HOUR: Duration = Duration::from_secs(3600);
+    const ANEW: Fresh = Fresh::Within(Duration::ZERO);
 
     async fn look(looks: &Looks<u32>, fresh: Fresh, answer: Result<u32>) -> Result<u32> {
         let cx = RunContext::detached();
         looks.take(&cx, ("look", "x"), fresh, async { answer }).await.map(|look| look.seen)
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_look_serves_for_a_while() {
-        let looks = Looks::default();
-        let fresh = Fresh::Within(SECOND);
-        assert_eq!(look(&looks, fresh, Ok(1)).await.unwrap(), 1);
-        tokio::time::advance(SECOND).await;
-        assert_eq!(look(&looks, fresh, Ok(2)).await.unwrap(), 1);
-        tokio::time::advance(SECOND / 10).await;
-        assert_eq!(look(&looks, fresh, Ok(3)).await.unwrap(), 3);
-        let now = Instant::now();
-        assert_eq!(look(&looks, Fresh::Since(now), Ok(4)).await.unwrap(), 3);
-        tokio::time::advance(SECOND / 10).await;
-        assert_eq!(look(&looks, Fresh::Since(Instant::now()), Ok(5)).await.unwrap(), 5);
-        let kept = looks.kept(&RunContext::detached()).await.unwrap();
-        assert_eq!(kept.iter().map(|look| look.seen).collect::<Vec<_>>(), [1, 3, 5]);
+    async fn kept(looks: &Looks<u32>) -> Vec<u32> {
+        looks.kept(&RunContext::detached()).await.unwrap().iter().map(|look| look.seen).collect()
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
+    async fn a_look_serves_for_a_while() {
+        let looks = Looks::default();
+        let before = Instant::now();
+        assert_eq!(look(&looks, Fresh::Within(HOUR), Ok(1)).await.unwrap(), 1);
+        assert_eq!(look(&looks, Fresh::Within(HOUR), Ok(2)).await.unwrap(), 1);
+        assert_eq!(look(&looks, Fresh::Since(before), Ok(3)).await.unwrap(), 1);
+        assert_eq!(look(&looks, ANEW, Ok(4)).await.unwrap(), 4);
+        assert_eq!(look(&looks, Fresh::Since(Instant::now()), Ok(5)).await.unwrap(), 5);
+        assert_eq!(kept(&looks).await, [1, 4, 5]);
+    }
+
+    #[tokio::test]
     async fn those_who_wait_share_one_look_and_its_error() {
         let looks = Looks::<u32>::default();
         let (cx, calls) = (RunContext::detached(), AtomicU32::new(0));
         let ask = || {
             let look = async {
                 calls.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep(SECOND * 3).await;
+                // All are waiting by then.
+                tokio::task::yield_now().await;
                 Err(Error::new(ErrorKind::Denied, "look", "no").on("x").with_retry(Retry::Never))
             };
-            looks.take(&cx, ("look", "x"), Fresh::Within(SECOND), look)
+            looks.take(&cx, ("look", "x"), ANEW, look)
         };
         let (first, second, third) = tokio::join!(ask(), ask(), ask());
         for error in [first.unwrap_err(), second.unwrap_err(), third.unwrap_err()] {
             assert_eq!((error.kind(), error.retry()), (ErrorKind::Denied, Retry::Never), "{error}");
         }
         assert_eq!(calls.load(Ordering::Relaxed), 1);
-        tokio::time::advance(SECOND * 2).await;
-        assert_eq!(look(&looks, Fresh::Within(SECOND), Ok(7)).await.unwrap(), 7, "an error does not stay");
+        assert_eq!(look(&looks, ANEW, Ok(7)).await.unwrap(), 7, "an error does not stay");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn one_that_was_given_up_is_not_shared() {
         let looks = Looks::<u32>::default();
         let cx = RunContext::detached().with_deadline(Duration::from_millis(5));
         let never = std::future::pending::<Result<u32>>();
-        let error = looks.take(&cx, ("look", "x"), Fresh::Within(SECOND), never).await.unwrap_err();
+        let error = looks.take(&cx, ("look", "x"), ANEW, never).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
-        assert_eq!(look(&looks, Fresh::Within(SECOND), Ok(1)).await.unwrap(), 1);
+        assert_eq!(look(&looks, Fresh::Within(HOUR), Ok(1)).await.unwrap(), 1);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn memory_has_an_end() {
         let looks = Looks::default();
         for n in 0..2000 {
-            tokio::time::advance(SECOND).await;
-            look(&looks, Fresh::Within(Duration::ZERO), Ok(n)).await.unwrap();
+            look(&looks, ANEW, Ok(n)).await.unwrap();
         }
-        let kept = looks.kept(&RunContext::detached()).await.unwrap();
-        assert_eq!((kept.len(), kept[0].seen), (KEPT, 2000 - 720));
-        tokio::time::advance(KEPT_FOR * 2).await;
-        look(&looks, Fresh::Within(Duration::ZERO), Ok(0)).await.unwrap();
-        assert_eq!(looks.kept(&RunContext::detached()).await.unwrap().len(), 1);
+        assert_eq!(kept(&looks).await, (2000 - 720..2000).collect::<Vec<_>>());
+        let later = Look { begun: Instant::now() + HOUR * 2, time: SystemTime::now(), seen: 7 };
+        looks.0.lock().await.keep(Arc::new(later));
+        assert_eq!(kept(&looks).await, [7]);
     }
 }

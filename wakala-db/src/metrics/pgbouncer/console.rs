@@ -1,5 +1,6 @@
 //! The admin console of one PgBouncer process, which takes the simple protocol only.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,10 +8,10 @@ use std::time::Duration;
 
 use deadpool_postgres::{Connect, PoolError};
 use tokio::time::{Instant, timeout_at};
-use tokio_postgres::{Client, Config, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::{Client, Config, SimpleQueryMessage};
 use wakala_core::{Error, ErrorKind, Result, Retry};
 
-use super::instance::Instance;
+use super::instance::{Instance, Shown};
 use crate::error::Call;
 
 /// The database under which PgBouncer itself can be asked.
@@ -80,8 +81,8 @@ impl Console {
             let databases = show(call, client, "SHOW DATABASES").await?;
             let users = show(call, client, "SHOW USERS").await?;
             let stats = show(call, client, "SHOW STATS").await?;
-            let at = Instant::now();
-            Instance::read(call, (connection.number, at), &pools, &databases, &users, &stats)
+            let shown = Shown { pools, databases, users, stats };
+            Instance::read(call, (connection.number, Instant::now()), &shown)
         };
         match timeout_at(until, tables).await {
             Ok(outcome) => {
@@ -108,7 +109,14 @@ fn refusal(call: &Call, error: tokio_postgres::Error) -> Error {
 async fn show(call: &Call, client: &Client, sql: &'static str) -> Result<Table> {
     let answer = client.simple_query(sql).await.map_err(|error| call.failed(error))?;
     let rows = answer.into_iter().filter_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some(row),
+        SimpleQueryMessage::Row(row) => {
+            let names = row.columns().iter().map(tokio_postgres::SimpleColumn::name).enumerate();
+            Some(
+                names
+                    .filter_map(|(place, name)| Some((name.to_owned(), row.get(place)?.to_owned())))
+                    .collect(),
+            )
+        }
         _ => None,
     });
     Ok(Table { sql, rows: rows.collect() })
@@ -117,8 +125,8 @@ async fn show(call: &Call, client: &Client, sql: &'static str) -> Result<Table> 
 /// The answer to one SHOW. Its columns are found by name: their order and number are another in each version.
 #[derive(Debug)]
 pub(super) struct Table {
-    sql: &'static str,
-    rows: Vec<SimpleQueryRow>,
+    pub(super) sql: &'static str,
+    pub(super) rows: Vec<BTreeMap<String, String>>,
 }
 
 impl Table {
@@ -132,14 +140,14 @@ impl Table {
 pub(super) struct Cells<'a> {
     call: &'a Call,
     sql: &'static str,
-    row: &'a SimpleQueryRow,
+    row: &'a BTreeMap<String, String>,
 }
 
 impl<'a> Cells<'a> {
     /// A column that some versions lack; `None` too where it is NULL or empty.
     pub(super) fn optional(&self, column: &str) -> Option<&'a str> {
-        let index = self.row.columns().iter().position(|known| known.name() == column)?;
-        self.row.get(index).filter(|text| !text.is_empty())
+        // Some numbers come with blanks before them.
+        self.row.get(column).map(|text| text.trim()).filter(|text| !text.is_empty())
     }
 
     pub(super) fn text(&self, column: &str) -> Result<&'a str> {

@@ -76,8 +76,9 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// On a primary the lag is the largest of its standbys'; the coverage says of how many it is known. A standby that has
 /// not replied for longer than its interval of 10 seconds lags at least since then. On a standby the lag is its own,
 /// unless `standby` names one that it feeds; its age is that of the last transaction replayed, so a primary with hardly
-/// any writes makes it look larger for a moment, and before the first it is unknown. Where it receives nothing, its lag in bytes is unknown. A standby that
-/// is cut off without being told finds out after `wal_receiver_timeout` only: better ask the primary.
+/// any writes makes it look larger for a moment, and before the first it is unknown. Where it receives nothing, its lag
+/// in bytes is unknown. A standby that is cut off without being told finds out after `wal_receiver_timeout` only: better
+/// ask the primary.
 ///
 /// # What it costs
 ///
