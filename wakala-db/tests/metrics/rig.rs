@@ -51,7 +51,9 @@ pub(crate) async fn ask(source: &dyn MetricsSource, query: impl Into<MetricQuery
 }
 
 pub(crate) async fn value(source: &dyn MetricsSource, query: impl Into<MetricQuery>) -> Option<f64> {
-    ask(source, query).await.unwrap().map(|sample| sample.value)
+    let value = ask(source, query).await.unwrap().map(|sample| sample.value);
+    assert!(value.is_none_or(f64::is_sign_positive), "{value:?} is shown with its sign");
+    value
 }
 
 /// Asks until the value is as wanted.

@@ -151,9 +151,8 @@ impl<'a> Asked<'a> {
             return None;
         }
         let sessions = || server.sessions.iter().filter(|s| database.is_none_or(|name| s.database == name));
-        let count = |picked: &dyn Fn(&Sessions) -> bool| -> f64 {
-            sessions().filter(|s| picked(s)).map(|s| s.count).sum()
-        };
+        let count =
+            |picked: &dyn Fn(&Sessions) -> bool| sum(sessions().filter(|s| picked(s)).map(|s| s.count));
         let all = || count(&|_| true);
         let wait_class = self.query.label("wait_class");
         let waits =
@@ -193,7 +192,7 @@ impl<'a> Asked<'a> {
                 let prepared = prepared(server, database).map(|(_, age)| age).fold(0.0, f64::max);
                 by_state(longest(&|s| s.transaction).max(prepared))
             }
-            Metric::Prepared => Some(prepared(server, database).map(|(count, _)| count).sum::<f64>().into()),
+            Metric::Prepared => Some(sum(prepared(server, database).map(|(count, _)| count)).into()),
             Metric::Used => Some((all() / limit()).into()),
             Metric::LagBytes => self.lag(server, |lag| lag.bytes),
             Metric::LagSeconds => self.lag(server, |lag| lag.seconds),
@@ -254,6 +253,11 @@ impl From<f64> for Value {
 fn prepared(server: &Server, database: Option<&str>) -> impl Iterator<Item = (f64, f64)> {
     let prepared = server.prepared.iter();
     prepared.filter(move |(name, _)| database.is_none_or(|wanted| *name == wanted)).map(|(_, both)| *both)
+}
+
+/// From 0 on: the sum of no floats at all is -0, and would be shown as that.
+fn sum(values: impl Iterator<Item = f64>) -> f64 {
+    values.fold(0.0, |sum, value| sum + value)
 }
 
 fn number<T>(things: impl Iterator<Item = T>) -> f64 {
