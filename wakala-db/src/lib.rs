@@ -2,9 +2,10 @@
 //!
 //! | feature | what |
 //! |---|---|
+//! | `metrics` | `PostgresMetrics` and `PgBouncerMetrics`: what guards can be made of |
 //! | `run-store` | `PostgresStore`: runs recorded in Postgres, for a team |
 //!
-//! Metrics, pool resizing, the shard directory and tenant moves will come here; nothing pretends to be them now.
+//! Pool resizing, the shard directory and tenant moves will come here; nothing pretends to be them now.
 //!
 //! # A tour
 //!
@@ -68,6 +69,10 @@ pub use mover::{
     CopyProgress, Finished, HandOver, MoveEvent, MoveId, MoveObserver, MoveOptions, MovePreview, MoveSpec,
     Mover, NoMoveObserver, ShardAccess, TableSize, Verification, VerifiedTable,
 };
+#[cfg(feature = "metrics")]
+pub use metrics::{PgBouncerMetrics, PostgresMetrics};
+#[cfg(feature = "metrics")]
+pub use permissions::metrics_permissions;
 #[cfg(feature = "client")]
 pub use permissions::sql_grants;
 #[cfg(feature = "shards")]

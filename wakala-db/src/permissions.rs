@@ -9,6 +9,10 @@ use crate::config::{SchemaName, quoted};
 /// The [`Permission::system`] of everything in this crate.
 const SYSTEM: &str = "postgres";
 
+/// Membership in a role is granted in other words.
+const MEMBER: &str = "MEMBER";
+const ROLE: &str = "ROLE ";
+
 /// Which privileges on which table. Lines and letters are only ever added.
 const TABLES: [(&str, &[&str]); 5] = [
     ("claim", &["DELETE", "INSERT", "SELECT"]),
@@ -84,6 +88,13 @@ pub fn migration_permissions(database: &str) -> Vec<Permission> {
     vec![Permission::new(SYSTEM, "CREATE", format!("DATABASE {}", quoted(database)))]
 }
 
+/// What a [`PostgresMetrics`](crate::PostgresMetrics) needs: to see what the sessions of others do, which the predefined
+/// role `pg_monitor` may, and nobody who is not a member of it or of `pg_read_all_stats`.
+#[cfg(feature = "metrics")]
+pub fn metrics_permissions() -> Vec<Permission> {
+    vec![Permission::new(SYSTEM, MEMBER, format!("{ROLE}{}", quoted("pg_monitor")))]
+}
+
 /// The SQL that gives `role` exactly the given permissions of Postgres; those of other systems are passed over.
 ///
 /// One statement a resource, without a semicolon at the end; the order is always the same.
@@ -103,6 +114,11 @@ pub fn sql_grants(role: &str, permissions: &[Permission]) -> Vec<String> {
     resources
         .into_iter()
         .map(|(resource, actions)| {
+            if let Some(group) = resource.strip_prefix(ROLE)
+                && actions.contains(MEMBER)
+            {
+                return format!("GRANT {group} TO {role}");
+            }
             let actions: Vec<&str> = actions.into_iter().collect();
             format!("GRANT {} ON {resource} TO {role}", actions.join(", "))
         })
@@ -120,7 +136,11 @@ mod tests {
             Permission::new("aws", "eks:Describe", "TABLE a"),
             Permission::new("postgres", "INSERT", "TABLE a"),
             Permission::new("postgres", "INSERT", "TABLE a"),
+            Permission::new("postgres", "MEMBER", "ROLE \"pg_monitor\""),
         ];
-        assert_eq!(sql_grants("o\"ps", &permissions), ["GRANT INSERT, SELECT ON TABLE a TO \"o\"\"ps\""]);
+        assert_eq!(
+            sql_grants("o\"ps", &permissions),
+            ["GRANT \"pg_monitor\" TO \"o\"\"ps\"", "GRANT INSERT, SELECT ON TABLE a TO \"o\"\"ps\""]
+        );
     }
 }
