@@ -61,6 +61,8 @@ mod store;
 pub use config::SchemaName;
 #[cfg(feature = "client")]
 pub use permissions::sql_grants;
+#[cfg(feature = "pgbouncer")]
+pub use pgbouncer::{Console, ConsoleRow, PgBouncerVersion};
 #[cfg(feature = "run-store")]
 pub use permissions::{migration_permissions, store_permissions};
 #[cfg(feature = "run-store")]

@@ -1,1 +1,4 @@
-//! PgBouncer's configuration: read, changed, applied, verified.
+//! PgBouncer's configuration against the real thing: version 1.18 as Debian has it, in front of a real Postgres.
+
+mod console;
+mod rig;
