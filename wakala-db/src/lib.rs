@@ -62,7 +62,10 @@ pub use config::SchemaName;
 #[cfg(feature = "client")]
 pub use permissions::sql_grants;
 #[cfg(feature = "pgbouncer")]
-pub use pgbouncer::{Console, ConsoleRow, PgBouncerVersion};
+pub use pgbouncer::{
+    ConfigHome, Console, ConsoleRow, FileHome, IniProblem, PgBouncerIni, PgBouncerPools, PgBouncerVersion, PoolChange,
+    PoolDifference, PoolMode, PoolValues,
+};
 #[cfg(feature = "run-store")]
 pub use permissions::{migration_permissions, store_permissions};
 #[cfg(feature = "run-store")]

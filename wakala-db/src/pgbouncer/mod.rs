@@ -1,7 +1,22 @@
 //! PgBouncer's configuration: read, changed, applied, verified.
 
+mod apply;
+mod change;
+mod check;
+mod connstr;
 mod console;
+mod home;
+mod ini;
+mod keys;
+mod pools;
+mod running;
 mod version;
 
+pub use change::{PoolChange, PoolMode};
+pub use check::IniProblem;
 pub use console::{Console, ConsoleRow};
+pub use home::{ConfigHome, FileHome};
+pub use ini::PgBouncerIni;
+pub use pools::{PgBouncerPools, PoolValues};
+pub use running::PoolDifference;
 pub use version::PgBouncerVersion;
