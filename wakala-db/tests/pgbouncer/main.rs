@@ -1,4 +1,8 @@
 //! PgBouncer's configuration against the real thing: version 1.18 as Debian has it, in front of a real Postgres.
 
+mod apply;
 mod console;
+mod corpus;
+mod faults;
+mod others;
 mod rig;
