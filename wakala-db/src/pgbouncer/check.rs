@@ -170,6 +170,9 @@ impl Problems<'_> {
             Err(why) => return self.add(line, format!("{of} {}: {why}", entry.key)),
         };
         for parameter in found {
+            if parameter.key == "host" && parameter.value.contains(';') {
+                self.add(line, format!("{of} {}: host: a name has no semicolon; parameters are parted by spaces", entry.key));
+            }
             match keys::find(table, parameter.key) {
                 None if self.version > NEWEST => {}
                 None => self.unknown(entry.line, parameter.key, &format!("a {of} has no key")),
