@@ -63,8 +63,9 @@ pub use config::SchemaName;
 pub use permissions::sql_grants;
 #[cfg(feature = "pgbouncer")]
 pub use pgbouncer::{
-    ConfigHome, Console, ConsoleRow, FileHome, IniProblem, PgBouncerIni, PgBouncerPools, PgBouncerVersion, PoolChange,
-    PoolDifference, PoolMode, PoolValues,
+    BudgetReport, ConfigHome, ConnectionBudget, Console, ConsoleRow, FileHome, IniProblem, PgBouncerIni,
+    PgBouncerPools, PgBouncerVersion, PoolBudget, PoolChange, PoolDemand, PoolDifference, PoolMode, PoolUsers,
+    PoolValues, ServerBudget, ServerLimit,
 };
 #[cfg(feature = "run-store")]
 pub use permissions::{migration_permissions, store_permissions};

@@ -88,11 +88,6 @@ impl Running {
         self.settings.get(key).map(|setting| setting.value.as_str())
     }
 
-    /// The row of `SHOW DATABASES`.
-    pub(super) fn database(&self, name: &str) -> Option<&ConsoleRow> {
-        self.databases.get(name)
-    }
-
     /// The databases that it serves because of `*`.
     pub(super) fn automatic<'a>(&'a self, ini: &PgBouncerIni) -> Vec<&'a str> {
         let named = ini.databases();

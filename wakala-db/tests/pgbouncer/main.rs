@@ -1,6 +1,7 @@
 //! PgBouncer's configuration against the real thing: version 1.18 as Debian has it, in front of a real Postgres.
 
 mod apply;
+mod budget;
 mod console;
 mod corpus;
 mod faults;
