@@ -61,13 +61,13 @@ mod store;
 pub use config::SchemaName;
 #[cfg(feature = "client")]
 pub use permissions::sql_grants;
+#[cfg(feature = "run-store")]
+pub use permissions::{migration_permissions, store_permissions};
 #[cfg(feature = "pgbouncer")]
 pub use pgbouncer::{
     BudgetReport, ConfigHome, ConnectionBudget, Console, ConsoleRow, FileHome, IniProblem, PgBouncerIni,
-    PgBouncerPools, PgBouncerVersion, PoolBudget, PoolChange, PoolDemand, PoolDifference, PoolMode, PoolUsers,
-    PoolValues, ServerBudget, ServerLimit,
+    PgBouncerPools, PgBouncerVersion, PoolBudget, PoolChange, PoolDemand, PoolDifference, PoolMode,
+    PoolUsers, PoolValues, ServerBudget, ServerLimit,
 };
-#[cfg(feature = "run-store")]
-pub use permissions::{migration_permissions, store_permissions};
 #[cfg(feature = "run-store")]
 pub use store::PostgresStore;

@@ -33,7 +33,9 @@ impl NotInForce {
         for (console, answer) in instances.iter().zip(answers) {
             match answer {
                 Ok(differences) => {
-                    what.extend(differences.iter().map(|difference| format!("on {} {difference}", console.name())));
+                    what.extend(
+                        differences.iter().map(|difference| format!("on {} {difference}", console.name())),
+                    );
                 }
                 Err(found) => {
                     what.push(format!("{} does not answer as it should ({found})", console.name()));
@@ -86,7 +88,8 @@ impl Apply<'_> {
         // Whatever became of the run: half a change is worse.
         let cx = &RunContext::new(cx.run_id().clone(), cx.clock().clone());
         if let Err(error) = self.home.write(cx, &old.value.to_string(), version.as_ref()).await {
-            let message = format!("not in force ({why}), and the old text could NOT be put back ({error}); look at it");
+            let message =
+                format!("not in force ({why}), and the old text could NOT be put back ({error}); look at it");
             return Err(failed.into_error(self.home, Retry::ObserveFirst, message));
         }
         match self.in_force(cx, &old.value).await {
@@ -98,7 +101,8 @@ impl Apply<'_> {
             }
             Err(left) => {
                 let left = left.what.join("; ");
-                let message = format!("not in force ({why}); the old text is back, and is NOT in force yet: {left}");
+                let message =
+                    format!("not in force ({why}); the old text is back, and is NOT in force yet: {left}");
                 Err(failed.into_error(self.home, Retry::ObserveFirst, message))
             }
         }

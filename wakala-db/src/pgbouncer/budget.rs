@@ -190,7 +190,14 @@ pub struct ConnectionBudget {
 impl ConnectionBudget {
     /// So many processes, without a pool or a server yet.
     pub fn new(processes: u32) -> Self {
-        Self { processes, surge: 0, spare_percent: 10, max_user_connections: 0, servers: Vec::new(), pools: Vec::new() }
+        Self {
+            processes,
+            surge: 0,
+            spare_percent: 10,
+            max_user_connections: 0,
+            servers: Vec::new(),
+            pools: Vec::new(),
+        }
     }
 
     /// Counts so many processes more, which a rollout starts before it stops the old ones.
@@ -253,7 +260,8 @@ impl ConnectionBudget {
                         PoolUsers::Own(users) => own = own.max(u64::from(*users)),
                     }
                 }
-                let forced: u64 = forced.into_values().map(|sum| sum.map_or(limit, |sum| sum.min(limit))).sum();
+                let forced: u64 =
+                    forced.into_values().map(|sum| sum.map_or(limit, |sum| sum.min(limit))).sum();
                 Some(forced + own * limit)
             }
         };
@@ -275,7 +283,8 @@ impl ConnectionBudget {
     }
 
     fn check_server(&self, server: &str) -> ServerBudget {
-        let pools: Vec<PoolDemand> = self.pools.iter().filter(|pool| pool.server == server).cloned().collect();
+        let pools: Vec<PoolDemand> =
+            self.pools.iter().filter(|pool| pool.server == server).cloned().collect();
         let of_process = self.of_process(server, &pools);
         let demand = of_process.map(|connections| connections * self.all_processes());
         let limit = self.servers.iter().find(|limit| limit.server == server).cloned();
@@ -460,16 +469,27 @@ mod tests {
             (one().with_max_user_connections(4).with_pool(pool(10).with_users(own(2))), Some(16)),
             // One user of two databases has one limit; two users have two.
             (
-                one().with_max_user_connections(8).with_pool(pool(10).with_users(forced("a"))).with_pool(pool(10).with_users(forced("a"))),
+                one()
+                    .with_max_user_connections(8)
+                    .with_pool(pool(10).with_users(forced("a")))
+                    .with_pool(pool(10).with_users(forced("a"))),
                 Some(16),
             ),
             (
-                one().with_max_user_connections(8).with_pool(pool(10).with_users(forced("a"))).with_pool(pool(10).with_users(forced("b"))),
+                one()
+                    .with_max_user_connections(8)
+                    .with_pool(pool(10).with_users(forced("a")))
+                    .with_pool(pool(10).with_users(forced("b"))),
                 Some(32),
             ),
             (one().with_pool(pool(10).with_databases(Some(4))), Some(80)),
             (one().with_pool(pool(10).with_databases(None)), None),
-            (one().with_max_user_connections(7).with_pool(pool(10).with_databases(None).with_users(own(2))), Some(28)),
+            (
+                one()
+                    .with_max_user_connections(7)
+                    .with_pool(pool(10).with_databases(None).with_users(own(2))),
+                Some(28),
+            ),
         ] {
             assert_eq!(demand(&budget), expected, "{budget:?}");
         }
@@ -488,7 +508,9 @@ mod tests {
 
     #[test]
     fn what_would_fit_does_and_one_more_does_not() {
-        for (size, reserve, users, processes, max) in [(100, 20, 1, 4, 500), (60, 0, 1, 1, 50), (9, 1, 7, 3, 97), (1000, 3, 2, 2, 60)] {
+        for (size, reserve, users, processes, max) in
+            [(100, 20, 1, 4, 500), (60, 0, 1, 1, 50), (9, 1, 7, 3, 97), (1000, 3, 2, 2, 60)]
+        {
             let at = |size| {
                 ConnectionBudget::new(processes)
                     .with_server(server(max))
@@ -509,7 +531,8 @@ mod tests {
 
     #[test]
     fn what_nobody_knows_does_not_fit() {
-        let report = ConnectionBudget::new(1).with_server(server(100)).with_pool(pool(1).with_databases(None)).check();
+        let report =
+            ConnectionBudget::new(1).with_server(server(100)).with_pool(pool(1).with_databases(None)).check();
         assert!(!report.fits() && report.to_string().contains("UNBOUNDED"), "{report}");
         let report = ConnectionBudget::new(1).with_pool(pool(1)).check();
         assert!(!report.fits() && report.to_string().contains("NOT KNOWN"), "{report}");

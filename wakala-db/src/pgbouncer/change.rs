@@ -34,7 +34,10 @@ impl fmt::Display for PoolMode {
 pub(super) enum PoolKey {
     Setting(String),
     /// The reserve goes under the name that all versions know.
-    Parameter { database: String, key: String },
+    Parameter {
+        database: String,
+        key: String,
+    },
 }
 
 impl fmt::Display for PoolKey {
@@ -155,7 +158,12 @@ mod tests {
 
     #[test]
     fn keys_survive_their_names() {
-        for text in ["default_pool_size", "databases.app.pool_size", "databases.shop.eu.pool_size", "databases.*.pool_mode"] {
+        for text in [
+            "default_pool_size",
+            "databases.app.pool_size",
+            "databases.shop.eu.pool_size",
+            "databases.*.pool_mode",
+        ] {
             assert_eq!(PoolKey::from(text).to_string(), text);
         }
         let dotted = PoolKey::Parameter { database: "shop.eu".to_owned(), key: "pool_size".to_owned() };

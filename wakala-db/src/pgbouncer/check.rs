@@ -3,12 +3,10 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use super::PgBouncerVersion;
 use super::connstr::parameters;
 use super::ini::{Entry, PgBouncerIni};
-use super::keys::{
-    self, Key, NEWEST, OF_DATABASE, OF_PEER, OF_USER, OLDEST, PEERS, QUOTED_KEYS, SETTINGS,
-};
-use super::PgBouncerVersion;
+use super::keys::{self, Key, NEWEST, OF_DATABASE, OF_PEER, OF_USER, OLDEST, PEERS, QUOTED_KEYS, SETTINGS};
 
 /// The longest name of a database, and of a user.
 const LONGEST_DATABASE: usize = 63;
@@ -45,7 +43,11 @@ impl PgBouncerIni {
     }
 
     /// The same, with the keys that a running process says it has: it knows best.
-    pub(super) fn check_with(&self, version: PgBouncerVersion, known: Option<&BTreeSet<&str>>) -> Vec<IniProblem> {
+    pub(super) fn check_with(
+        &self,
+        version: PgBouncerVersion,
+        known: Option<&BTreeSet<&str>>,
+    ) -> Vec<IniProblem> {
         let mut problems = Problems { version, known, found: Vec::new() };
         if version < OLDEST {
             problems.add(None, format!("PgBouncer {version} is too old; {OLDEST} and later are known"));
@@ -60,7 +62,10 @@ impl PgBouncerIni {
             problems.add(Some(line), why);
         }
         if let Some(line) = self.include() {
-            problems.add(Some(line), "%include takes in another file, which is not looked into; put its lines here");
+            problems.add(
+                Some(line),
+                "%include takes in another file, which is not looked into; put its lines here",
+            );
         }
         let mut main = None;
         for (line, name) in self.sections() {
@@ -102,7 +107,8 @@ impl Problems<'_> {
     fn entry(&mut self, entry: &Entry<'_>) {
         let line = Some(entry.line);
         if entry.quoted && self.version < QUOTED_KEYS {
-            let text = format!("a key in quotation marks needs PgBouncer {QUOTED_KEYS}; this is {}", self.version);
+            let text =
+                format!("a key in quotation marks needs PgBouncer {QUOTED_KEYS}; this is {}", self.version);
             self.add(line, text);
         }
         match entry.section {
@@ -151,7 +157,9 @@ impl Problems<'_> {
                 let text = format!("this PgBouncer ({}) has no key {}", self.version, known.name);
                 self.add(line, text);
             }
-            Some(known) if told.is_none() && !known.is_in(self.version) => self.too_new(entry.line, known, key),
+            Some(known) if told.is_none() && !known.is_in(self.version) => {
+                self.too_new(entry.line, known, key)
+            }
             Some(known) => {
                 if let Some(why) = known.takes.refuses(value) {
                     self.add(line, format!("{key}: {why}"));
@@ -171,7 +179,13 @@ impl Problems<'_> {
         };
         for parameter in found {
             if parameter.key == "host" && parameter.value.contains(';') {
-                self.add(line, format!("{of} {}: host: a name has no semicolon; parameters are parted by spaces", entry.key));
+                self.add(
+                    line,
+                    format!(
+                        "{of} {}: host: a name has no semicolon; parameters are parted by spaces",
+                        entry.key
+                    ),
+                );
             }
             match keys::find(table, parameter.key) {
                 None if self.version > NEWEST => {}
@@ -229,7 +243,12 @@ mod tests {
     fn keys_go_by_version() {
         let text = "[databases]\napp = reserve_pool_size=20\n[pgbouncer]\nmax_prepared_statements=5\n[peers]\n1 = host=a\n";
         let found = problems(text, V18);
-        assert!(found.contains("line 2: reserve_pool_size needs PgBouncer 1.24.0, this is 1.18.0; write reserve_pool"), "{found}");
+        assert!(
+            found.contains(
+                "line 2: reserve_pool_size needs PgBouncer 1.24.0, this is 1.18.0; write reserve_pool"
+            ),
+            "{found}"
+        );
         assert!(found.contains("line 4: max_prepared_statements needs PgBouncer 1.21.0"), "{found}");
         assert!(found.contains("line 5: PgBouncer 1.18.0 knows no section [peers]"), "{found}");
         assert_eq!(problems(text, PgBouncerVersion::new(1, 24)), "");
@@ -239,7 +258,8 @@ mod tests {
     #[test]
     fn a_running_process_knows_its_keys_best() {
         let known = BTreeSet::from(["pool_mode", "brand_new"]);
-        let check = |text: &str| PgBouncerIni::parse(text).check_with(PgBouncerVersion::new(1, 30), Some(&known));
+        let check =
+            |text: &str| PgBouncerIni::parse(text).check_with(PgBouncerVersion::new(1, 30), Some(&known));
         assert_eq!(check("[pgbouncer]\nbrand_new = whatever\npool_mode=session"), []);
         assert!(check("[pgbouncer]\nauth_user = x")[0].text.contains("has no key auth_user"));
         assert!(check("[pgbouncer]\npool_mode = x")[0].text.contains("none of session"));
@@ -252,7 +272,10 @@ mod tests {
             ("x=1\n[pgbouncer]", "stands before the first section"),
             ("[pgbouncer]\nreserve_pool=1", "it is reserve_pool_size"),
             ("[databases]\na=default_pool_size=4\n[pgbouncer]", "it is pool_size"),
-            ("[pgbouncer]\n[databases]\n[pgbouncer]", "line 3: [pgbouncer] again, which resets what line 1 began"),
+            (
+                "[pgbouncer]\n[databases]\n[pgbouncer]",
+                "line 3: [pgbouncer] again, which resets what line 1 began",
+            ),
             ("[pgbouncer]\ndefault_pool_size=010", "plain digits"),
             ("[pgbouncer]\nserver_lifetime=1h", "no unit"),
             ("[databases]\na=pool_size=5x\n[pgbouncer]", "pool_size"),

@@ -45,7 +45,8 @@ pub(super) fn parameters(text: &str) -> Result<Vec<Parameter<'_>>, String> {
         at = skip(at + 1);
         let begin = at;
         let value = if bytes.get(at) == Some(&b'\'') {
-            at = end_of_quoted(bytes, at + 1).ok_or_else(|| format!("the quotation mark of {key} is not closed"))?;
+            at = end_of_quoted(bytes, at + 1)
+                .ok_or_else(|| format!("the quotation mark of {key} is not closed"))?;
             if bytes.get(at).is_some_and(|next| *next != b' ') {
                 return Err(format!("a space must follow the closing quotation mark of {key}"));
             }
@@ -57,7 +58,9 @@ pub(super) fn parameters(text: &str) -> Result<Vec<Parameter<'_>>, String> {
             let value = &text[begin..at];
             // Only a space ends a value: what looks like the next parameter would be part of this one.
             if value.chars().any(char::is_whitespace) {
-                return Err(format!("the value of {key} has a blank that is no space; put a space, or quotation marks"));
+                return Err(format!(
+                    "the value of {key} has a blank that is no space; put a space, or quotation marks"
+                ));
             }
             Cow::Borrowed(value)
         };
@@ -127,7 +130,18 @@ mod tests {
 
     #[test]
     fn what_would_be_misread_is_refused() {
-        for text in ["host", "=x", "host=", "host=''", "a='x", "a='x'b=1", "a=1\tb=2", "a=1;b=2 c", "pool size=5", "a-b=1"] {
+        for text in [
+            "host",
+            "=x",
+            "host=",
+            "host=''",
+            "a='x",
+            "a='x'b=1",
+            "a=1\tb=2",
+            "a=1;b=2 c",
+            "pool size=5",
+            "a-b=1",
+        ] {
             assert!(parameters(text).is_err(), "{text:?}");
         }
     }

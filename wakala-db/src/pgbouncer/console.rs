@@ -42,7 +42,10 @@ pub struct Console {
 
 impl fmt::Debug for Console {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Console").field("name", &self.name).field("limit", &self.limit).finish_non_exhaustive()
+        f.debug_struct("Console")
+            .field("name", &self.name)
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
     }
 }
 
@@ -188,7 +191,8 @@ impl Console {
         match error.as_db_error() {
             Some(answer) if *answer.code() == SqlState::CONFIG_FILE_ERROR => {
                 let words = answer.message().trim_end_matches('.');
-                let message = format!("it found its configuration wrong ({words}); part of it may be in force");
+                let message =
+                    format!("it found its configuration wrong ({words}); part of it may be in force");
                 Error::new(ErrorKind::InvalidConfig, call.operation, message)
                     .on(self)
                     .with_retry(Retry::ObserveFirst)

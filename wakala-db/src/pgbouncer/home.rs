@@ -39,7 +39,8 @@ pub trait ConfigHome: Debug + Send + Sync + 'static {
     /// # Errors
     /// `Conflict` where the version is another: nothing has changed then. [`Retry`] says of the others whether something
     /// may have.
-    async fn write(&self, cx: &RunContext, text: &str, expected: Option<&Version>) -> Result<Option<Version>>;
+    async fn write(&self, cx: &RunContext, text: &str, expected: Option<&Version>)
+    -> Result<Option<Version>>;
 }
 
 /// A file of this machine, which several processes may share.
@@ -71,7 +72,10 @@ impl FileHome {
             }
             _ => (ErrorKind::Unavailable, "the file system refused"),
         };
-        Error::new(kind, operation, message).on(self.path.display()).with_source(error).with_retry(Retry::Never)
+        Error::new(kind, operation, message)
+            .on(self.path.display())
+            .with_source(error)
+            .with_retry(Retry::Never)
     }
 
     async fn blocking<T: Send + 'static>(
@@ -83,7 +87,9 @@ impl FileHome {
         let done = tokio::task::spawn_blocking(move || work(&path)).await;
         done.map_err(|error| {
             let kind = ErrorKind::Unexpected;
-            Error::new(kind, operation, "the work on the file was broken off").on(self.path.display()).with_source(error)
+            Error::new(kind, operation, "the work on the file was broken off")
+                .on(self.path.display())
+                .with_source(error)
         })?
         .map_err(|error| self.error(operation, error))
     }
@@ -167,7 +173,12 @@ impl ConfigHome for FileHome {
         Ok(Versioned::at(text, Some(version)))
     }
 
-    async fn write(&self, cx: &RunContext, text: &str, expected: Option<&Version>) -> Result<Option<Version>> {
+    async fn write(
+        &self,
+        cx: &RunContext,
+        text: &str,
+        expected: Option<&Version>,
+    ) -> Result<Option<Version>> {
         cx.check()?;
         let (text, expected) = (text.to_owned(), expected.cloned());
         let new = version(&text);

@@ -38,7 +38,11 @@ enum Kind {
     Nothing,
     Include,
     Section(String),
-    Entry { key: Range<usize>, value: Range<usize>, quoted: bool },
+    Entry {
+        key: Range<usize>,
+        value: Range<usize>,
+        quoted: bool,
+    },
     Bad(String),
 }
 
@@ -207,7 +211,8 @@ impl PgBouncerIni {
             return Ok(());
         };
         if value.contains(['\n', '\0']) || value.trim_matches(is_blank) != value {
-            let message = format!("{value:?} cannot be the value of a line; leave out line ends and outer blanks");
+            let message =
+                format!("{value:?} cannot be the value of a line; leave out line ends and outer blanks");
             return Err(Error::invalid("set_setting", message).on(key));
         }
         match at {
@@ -240,7 +245,9 @@ impl PgBouncerIni {
         let Some(entry) = self.entry("databases", database) else {
             let there = self.databases().join(", ");
             let message = format!("it is not in the section [databases]; there are: {there}");
-            return Err(Error::new(ErrorKind::NotFound, "set_parameter", message).on(format!("database {database}")));
+            return Err(
+                Error::new(ErrorKind::NotFound, "set_parameter", message).on(format!("database {database}"))
+            );
         };
         let found = parameters(entry.value)
             .map_err(|why| refuse(format!("line {} cannot be read: {why}", entry.line)))?;
@@ -253,7 +260,9 @@ impl PgBouncerIni {
             (None, _) => without(entry.value, &found, key),
         };
         match parameters(&line) {
-            _ if line.contains(['\n', '\0']) => return Err(refuse(format!("{raw:?} cannot stand in a line"))),
+            _ if line.contains(['\n', '\0']) => {
+                return Err(refuse(format!("{raw:?} cannot stand in a line")));
+            }
             Err(why) => return Err(refuse(why)),
             Ok(_) => {}
         }
@@ -332,7 +341,8 @@ mod tests {
 
     #[test]
     fn a_document_is_itself_whatever_it_is() {
-        for text in [TEXT, "", "\n", "[databases", "garbage\r\n\x0b%include x", "a='", "é = ü\n\n", "k\n=v"] {
+        for text in [TEXT, "", "\n", "[databases", "garbage\r\n\x0b%include x", "a='", "é = ü\n\n", "k\n=v"]
+        {
             assert_eq!(PgBouncerIni::parse(text).to_string(), text);
         }
     }
@@ -360,7 +370,12 @@ mod tests {
 
     #[test]
     fn what_was_added_goes_without_a_trace() {
-        for text in [TEXT, "[databases]\nапп=\napp=\n[pgbouncer]", "[pgbouncer]\n[databases]\napp = host=x", "[pgbouncer]\r\na=1\r\n[databases]\r\napp='\r\napp="] {
+        for text in [
+            TEXT,
+            "[databases]\nапп=\napp=\n[pgbouncer]",
+            "[pgbouncer]\n[databases]\napp = host=x",
+            "[pgbouncer]\r\na=1\r\n[databases]\r\napp='\r\napp=",
+        ] {
             let mut ini = PgBouncerIni::parse(text);
             ini.set_setting("reserve_pool_timeout", Some("3")).unwrap();
             ini.set_parameter("app", "reserve_pool", Some("7")).unwrap();

@@ -52,7 +52,8 @@ const AT_LEAST_ONE: Takes = Takes::Number(1, INT);
 const PORT: Takes = Takes::Number(1, 65535);
 pub(super) const MODES: Takes = Takes::Word(&["session", "transaction", "statement"]);
 const SSL: Takes = Takes::Word(&["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]);
-const AUTH: Takes = Takes::Word(&["any", "trust", "plain", "md5", "cert", "hba", "ldap", "pam", "scram-sha-256"]);
+const AUTH: Takes =
+    Takes::Word(&["any", "trust", "plain", "md5", "cert", "hba", "ldap", "pam", "scram-sha-256"]);
 
 const fn key(name: &'static str, since: u16, takes: Takes) -> Key {
     Key { name, since, takes }
@@ -226,9 +227,9 @@ impl Takes {
                 None => Some(format!("{text:?} is not a whole number from {from} to {to} in plain digits")),
             },
             Self::Flag => (!matches!(text, "0" | "1")).then(|| format!("{text:?} is neither 0 nor 1")),
-            Self::Seconds => {
-                seconds(text).is_none().then(|| format!("{text:?} is not a number of seconds; no unit may follow it"))
-            }
+            Self::Seconds => seconds(text)
+                .is_none()
+                .then(|| format!("{text:?} is not a number of seconds; no unit may follow it")),
             Self::Word(words) => (!words.iter().any(|word| word.eq_ignore_ascii_case(text)))
                 .then(|| format!("{text:?} is none of {}", words.join(", "))),
             Self::Octal => octal(text).is_none().then(|| format!("{text:?} is no mode such as 0777")),
@@ -264,7 +265,8 @@ fn number(text: &str) -> Option<u32> {
 fn seconds(text: &str) -> Option<f64> {
     // Beyond this its microseconds do not fit.
     const MOST: f64 = 1e12;
-    let plain = text.starts_with(|c: char| c.is_ascii_digit()) && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let plain = text.starts_with(|c: char| c.is_ascii_digit())
+        && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     plain.then(|| text.parse().ok()).flatten().filter(|seconds| *seconds <= MOST)
 }
 

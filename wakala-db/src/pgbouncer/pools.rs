@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use futures::future::{join_all, try_join_all};
 use serde::{Deserialize, Serialize};
 use wakala_core::{
-    Applied, Error, ErrorKind, Permission, Result, Retry, RunContext, Setting, SettingInfo, SettingStep, StepId,
-    Version, Versioned,
+    Applied, Error, ErrorKind, Permission, Result, Retry, RunContext, Setting, SettingInfo, SettingStep,
+    StepId, Version, Versioned,
 };
 
 use super::apply::{Apply, reloaded};
@@ -109,7 +109,8 @@ impl PgBouncerPools {
         let read = self.home.read(cx).await?;
         let ini = PgBouncerIni::parse(&read.value);
         if let Some(line) = ini.include() {
-            let message = format!("line {line} is %include: what it takes in is not looked into; put its lines there");
+            let message =
+                format!("line {line} is %include: what it takes in is not looked into; put its lines there");
             return Err(Error::new(ErrorKind::Unsupported, "read", message).on(self.home.resource()));
         }
         Ok(Versioned::at(ini, read.version))
@@ -127,7 +128,9 @@ impl PgBouncerPools {
             (ours, key) if ours == key => true,
             (PoolKey::Setting(ours), PoolKey::Parameter { key, .. }) => *ours == inherited(key),
             // A database that is served because of this line.
-            (PoolKey::Parameter { database, key: ours }, PoolKey::Parameter { key, .. }) => database == "*" && ours == key,
+            (PoolKey::Parameter { database, key: ours }, PoolKey::Parameter { key, .. }) => {
+                database == "*" && ours == key
+            }
             _ => false,
         })
     }
@@ -161,7 +164,12 @@ impl PgBouncerPools {
         PoolValues { file, behind, seen: Some(Arc::new(Seen { ini, running })) }
     }
 
-    fn changed_text(&self, ini: &PgBouncerIni, value: &PoolValues, versions: &[PgBouncerVersion]) -> Result<PgBouncerIni> {
+    fn changed_text(
+        &self,
+        ini: &PgBouncerIni,
+        value: &PoolValues,
+        versions: &[PgBouncerVersion],
+    ) -> Result<PgBouncerIni> {
         let mut changed = ini.clone();
         for (key, raw) in &value.file {
             match PoolKey::from(key.as_str()) {
@@ -169,7 +177,8 @@ impl PgBouncerPools {
                 PoolKey::Parameter { database, key } if key == RESERVE => {
                     // The name that is there stays; a new one is the present one where all processes know it.
                     let there = reserve(&changed, &database).map(|(key, _)| key);
-                    let all_new = !versions.is_empty() && versions.iter().all(|version| *version >= NEW_RESERVE);
+                    let all_new =
+                        !versions.is_empty() && versions.iter().all(|version| *version >= NEW_RESERVE);
                     let key = there.unwrap_or(if all_new { RESERVE_NEW } else { RESERVE });
                     changed.set_raw_parameter(&database, key, raw.as_deref())?;
                 }
@@ -252,7 +261,8 @@ impl Setting for PgBouncerPools {
             }
         }
         let count = self.instances.len();
-        let summary = format!("set {} on {count} PgBouncer{}", self.change, if count == 1 { "" } else { "s" });
+        let summary =
+            format!("set {} on {count} PgBouncer{}", self.change, if count == 1 { "" } else { "s" });
         SettingInfo::new(summary, self.home.resource())
             .with_permissions(permissions)
             // The way there, and back.
@@ -279,7 +289,9 @@ impl Setting for PgBouncerPools {
                             "the section [databases] has no {database}; there are: {}",
                             seen.ini.databases().join(", ")
                         );
-                        return Err(Error::new(ErrorKind::NotFound, "desired", message).on(self.home.resource()));
+                        return Err(
+                            Error::new(ErrorKind::NotFound, "desired", message).on(self.home.resource())
+                        );
                     }
                     // As it is written, where it is the value already.
                     let same = |raw: &String| {
@@ -324,7 +336,8 @@ impl Setting for PgBouncerPools {
                         ));
                     }
                     let number = |text: &str| text.parse::<u64>().ok();
-                    let running = seen.running.iter().filter_map(|running| running.setting(key).and_then(number)).max();
+                    let running =
+                        seen.running.iter().filter_map(|running| running.setting(key).and_then(number)).max();
                     if key == "max_client_conn" && number(value) < running {
                         warnings.push(format!(
                             "max_client_conn falls to {value}: clients beyond that stay, new ones are refused"
@@ -339,7 +352,8 @@ impl Setting for PgBouncerPools {
                         let served: BTreeSet<_> =
                             seen.running.iter().flat_map(|running| running.automatic(&seen.ini)).collect();
                         warnings.push(if served.is_empty() {
-                            "no database is served by * now, so its line cannot be read back until one is".to_owned()
+                            "no database is served by * now, so its line cannot be read back until one is"
+                                .to_owned()
                         } else {
                             format!("* now serves {}", served.into_iter().collect::<Vec<_>>().join(", "))
                         });
@@ -372,7 +386,12 @@ impl Setting for PgBouncerPools {
         Ok(())
     }
 
-    async fn write(&self, cx: &RunContext, value: &PoolValues, expected: Option<&Version>) -> Result<Applied> {
+    async fn write(
+        &self,
+        cx: &RunContext,
+        value: &PoolValues,
+        expected: Option<&Version>,
+    ) -> Result<Applied> {
         // Until the file is written nothing has happened, whatever a console says or does not say.
         let safe = |error: Error| match error.retry() {
             Retry::ObserveFirst => error.with_retry(Retry::Safe { after: None }),
@@ -410,7 +429,11 @@ fn mode_warning(of: &str, mode: &str) -> String {
 }
 
 /// Where each process is not as the file wants it; an error is one that did not answer.
-pub(super) async fn compare(instances: &[Console], ini: &PgBouncerIni, reload: bool) -> Vec<Result<Vec<PoolDifference>>> {
+pub(super) async fn compare(
+    instances: &[Console],
+    ini: &PgBouncerIni,
+    reload: bool,
+) -> Vec<Result<Vec<PoolDifference>>> {
     join_all(instances.iter().map(|console| async move {
         if reload {
             reloaded(console).await?;

@@ -143,13 +143,15 @@ impl PoolBudget {
     async fn ask(&self, server: &str, pool: &Pool) -> Result<Server> {
         const SETTINGS: &str = "SELECT name, setting FROM pg_settings WHERE name IN \
             ('max_connections', 'superuser_reserved_connections', 'reserved_connections')";
-        const CONNECTIONS: &str = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'";
+        const CONNECTIONS: &str =
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'";
         const DATABASES: &str = "SELECT datname FROM pg_database WHERE datallowconn";
         let call = Call { operation: "preflight", subject: format!("server {server}"), writes: false };
         let mut limit = ServerLimit::new(server, 0);
         for row in self.rows(server, pool, SETTINGS).await? {
             let value = row.get(1).and_then(|text| text.parse().ok());
-            let value = value.ok_or_else(|| call.odd_answer(format!("{:?} for {:?}", row.get(1), row.get(0))))?;
+            let value =
+                value.ok_or_else(|| call.odd_answer(format!("{:?} for {:?}", row.get(1), row.get(0))))?;
             match row.get(0) {
                 Some("max_connections") => limit.max_connections = value,
                 Some("superuser_reserved_connections") => limit.superuser_reserved = value,
@@ -174,11 +176,13 @@ impl PoolBudget {
         let mut budget = ConnectionBudget::new(count(self.pools.instances().len()))
             .with_surge(self.surge)
             .with_spare_percent(self.spare_percent)
-            .with_max_user_connections(match (setting("max_user_connections", 0), of_users.max_connections) {
-                // A user of its own limit may have more than the others, or no limit.
-                (0, _) | (_, Some(0)) => 0,
-                (all, own) => all.max(own.unwrap_or(0)),
-            });
+            .with_max_user_connections(
+                match (setting("max_user_connections", 0), of_users.max_connections) {
+                    // A user of its own limit may have more than the others, or no limit.
+                    (0, _) | (_, Some(0)) => 0,
+                    (all, own) => all.max(own.unwrap_or(0)),
+                },
+            );
         for limit in &known.limits {
             budget = budget.with_server(limit.clone());
         }
@@ -191,7 +195,9 @@ impl PoolBudget {
                 None => PoolUsers::Own(self.users.unwrap_or_else(|| known.users_of(name))),
             };
             let databases = match name {
-                "*" => known.unnamed.get(&server).copied().filter(|_| ini.parameter(name, "dbname").is_none()),
+                "*" => {
+                    known.unnamed.get(&server).copied().filter(|_| ini.parameter(name, "dbname").is_none())
+                }
                 _ => Some(1),
             };
             let reserve = reserve(ini, name).and_then(|(_, text)| text.parse().ok());
@@ -199,10 +205,16 @@ impl PoolBudget {
                 PoolDemand::new(
                     name,
                     server,
-                    or(parameter("pool_size"), setting("default_pool_size", DEFAULT_POOL_SIZE)).max(of_users.pool_size),
+                    or(parameter("pool_size"), setting("default_pool_size", DEFAULT_POOL_SIZE))
+                        .max(of_users.pool_size),
                 )
-                .with_reserve(reserve.unwrap_or_else(|| setting("reserve_pool_size", 0)).max(of_users.reserve))
-                .with_max_db_connections(or(parameter("max_db_connections"), setting("max_db_connections", 0)))
+                .with_reserve(
+                    reserve.unwrap_or_else(|| setting("reserve_pool_size", 0)).max(of_users.reserve),
+                )
+                .with_max_db_connections(or(
+                    parameter("max_db_connections"),
+                    setting("max_db_connections", 0),
+                ))
                 .with_databases(databases)
                 .with_users(users),
             );
@@ -223,7 +235,8 @@ impl PoolBudget {
         let asked = self.servers.iter().map(|(name, pool)| self.ask(name, pool));
         for server in try_join_all(asked).await? {
             let name = server.limit.server.clone();
-            let pooled: u64 = databases.iter().flatten().filter(|row| row_server(row) == name).map(connections).sum();
+            let pooled: u64 =
+                databases.iter().flatten().filter(|row| row_server(row) == name).map(connections).sum();
             let direct = u64::from(server.connections).saturating_sub(pooled);
             let direct = u32::try_from(direct).unwrap_or(u32::MAX).max(self.direct);
             let named: BTreeSet<String> = ini
@@ -250,11 +263,7 @@ fn connections(row: &ConsoleRow) -> u64 {
 
 fn server_of(ini: &PgBouncerIni, database: &str) -> String {
     let part = |key| ini.parameter(database, key);
-    format!(
-        "{}:{}",
-        part("host").as_deref().unwrap_or("(socket)"),
-        part("port").as_deref().unwrap_or("5432")
-    )
+    format!("{}:{}", part("host").as_deref().unwrap_or("(socket)"), part("port").as_deref().unwrap_or("5432"))
 }
 
 fn row_server(row: &ConsoleRow) -> String {
@@ -358,7 +367,8 @@ impl Preflight for PoolBudget {
     fn permissions(&self) -> Vec<Permission> {
         let of = |console: &Console| {
             let resource = format!("console {}", console.name());
-            ["SHOW DATABASES", "SHOW POOLS"].map(|action| Permission::new("pgbouncer", action, resource.clone()))
+            ["SHOW DATABASES", "SHOW POOLS"]
+                .map(|action| Permission::new("pgbouncer", action, resource.clone()))
         };
         self.pools.instances().iter().flat_map(of).collect()
     }

@@ -59,7 +59,10 @@ impl Running {
             let changeable = row.text("changeable") == Some("yes");
             // Before 1.16 there is no such column, and a key that the file lacks is not looked at.
             let default = row.text("default").map(str::to_owned);
-            Some((row.text("key")?.to_owned(), Setting { value: row.text("value").unwrap_or_default().to_owned(), default, changeable }))
+            Some((
+                row.text("key")?.to_owned(),
+                Setting { value: row.text("value").unwrap_or_default().to_owned(), default, changeable },
+            ))
         };
         let name = |row: ConsoleRow| Some((row.text("name")?.to_owned(), row));
         Ok(Self {
@@ -125,10 +128,20 @@ impl Running {
     }
 
     /// Where the database `name` is not as the line `line` wants it.
-    fn database_differences(&self, ini: &PgBouncerIni, name: &str, line: &str, found: &mut Vec<PoolDifference>) {
+    fn database_differences(
+        &self,
+        ini: &PgBouncerIni,
+        name: &str,
+        line: &str,
+        found: &mut Vec<PoolDifference>,
+    ) {
         let mut add = |key: &str, file: Option<&str>, running: Option<&str>| {
             let key = format!("databases.{name}{key}");
-            found.push(PoolDifference { key, file: file.map(str::to_owned), running: running.map(str::to_owned) });
+            found.push(PoolDifference {
+                key,
+                file: file.map(str::to_owned),
+                running: running.map(str::to_owned),
+            });
         };
         let Some(row) = self.databases.get(name) else { return add("", Some("there"), None) };
         for (key, column, fallback) in COLUMNS {
@@ -145,7 +158,8 @@ impl Running {
                 Fallback::Name => Some(name.to_owned()),
                 Fallback::Fixed(value) => Some((*value).to_owned()),
                 Fallback::Setting(key) => {
-                    let default = || self.settings.get(*key).and_then(|s| s.default.as_deref().or(Some(&s.value)));
+                    let default =
+                        || self.settings.get(*key).and_then(|s| s.default.as_deref().or(Some(&s.value)));
                     ini.setting(key).or_else(default).map(str::to_owned)
                 }
             });
@@ -155,7 +169,8 @@ impl Running {
                 (None, None) => true,
                 (Some(file), Some(running)) => {
                     // The setting of the whole may have a fraction, which is cut off here.
-                    let file = if *key == "server_lifetime" { file.split('.').next().unwrap_or(file) } else { file };
+                    let file =
+                        if *key == "server_lifetime" { file.split('.').next().unwrap_or(file) } else { file };
                     takes.same(file, running)
                 }
                 _ => false,

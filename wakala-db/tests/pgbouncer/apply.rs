@@ -110,7 +110,13 @@ async fn waiting_clients_get_servers_and_surplus_ones_go() {
         client.abort();
     }
     drop(clients);
-    pair.server.execute("postgres", &format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{ROLE}'")).await.unwrap();
+    pair.server
+        .execute(
+            "postgres",
+            &format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{ROLE}'"),
+        )
+        .await
+        .unwrap();
     up.undo(&cx(), &up_plan).await.unwrap();
     assert_eq!(pair.cells(Some("app"), "pool_size").await, ["2", "2"]);
 }
@@ -122,7 +128,10 @@ async fn a_key_that_needs_a_restart_is_named_and_not_counted() {
     let change = PoolChange::new().with_setting("listen_backlog", 256).with_setting("max_client_conn", 50);
     let (step, plan) = planned(pair.pools(change)).await;
     let warnings = plan.warnings.join("\n");
-    assert!(warnings.contains("listen_backlog NEEDS A RESTART of one") && warnings.contains("runs with 128"), "{warnings}");
+    assert!(
+        warnings.contains("listen_backlog NEEDS A RESTART of one") && warnings.contains("runs with 128"),
+        "{warnings}"
+    );
     assert!(warnings.contains("listen_backlog NEEDS A RESTART of two"), "{warnings}");
     assert!(warnings.contains("max_client_conn falls to 50"), "{warnings}");
     step.apply(&cx(), &plan).await.unwrap();
@@ -140,10 +149,26 @@ async fn what_cannot_be_is_refused_while_planning() {
     let refused = async |change: PoolChange| pair.pools(change).step("pools").plan(&cx()).await.unwrap_err();
     for (change, kind, words) in [
         (PoolChange::new().with_pool_size("shop", 5), ErrorKind::NotFound, "there are: app, "),
-        (PoolChange::new().with_pool_size("app", 0), ErrorKind::InvalidConfig, "0 would leave nobody a connection"),
-        (PoolChange::new().with_setting("default_pool_size", "abc"), ErrorKind::InvalidConfig, "whole number"),
-        (PoolChange::new().with_setting("reserve_pool", 5), ErrorKind::InvalidConfig, "it is reserve_pool_size"),
-        (PoolChange::new().with_setting("max_prepared_statements", 5), ErrorKind::InvalidConfig, "max_prepared_statements"),
+        (
+            PoolChange::new().with_pool_size("app", 0),
+            ErrorKind::InvalidConfig,
+            "0 would leave nobody a connection",
+        ),
+        (
+            PoolChange::new().with_setting("default_pool_size", "abc"),
+            ErrorKind::InvalidConfig,
+            "whole number",
+        ),
+        (
+            PoolChange::new().with_setting("reserve_pool", 5),
+            ErrorKind::InvalidConfig,
+            "it is reserve_pool_size",
+        ),
+        (
+            PoolChange::new().with_setting("max_prepared_statements", 5),
+            ErrorKind::InvalidConfig,
+            "max_prepared_statements",
+        ),
         (PoolChange::new().with_setting("server_lifetime", "1h"), ErrorKind::InvalidConfig, "no unit"),
         (PoolChange::new().with_setting("auth_user", "x"), ErrorKind::Unsupported, "taken out again"),
         (PoolChange::new(), ErrorKind::InvalidConfig, "no change"),

@@ -47,7 +47,11 @@ async fn what_does_not_answer_is_given_up_in_time_and_what_refuses_is_told_apart
 
     link.cut().await.unwrap();
     let error = console.show("POOLS").await.unwrap_err();
-    assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::Safe { after: None }), "{error}");
+    assert_eq!(
+        (error.kind(), error.retry()),
+        (ErrorKind::Unavailable, Retry::Safe { after: None }),
+        "{error}"
+    );
 
     // Somebody who may use the pools, and not the console; and a wrong password.
     let stranger = Console::new(bouncer.config("app", ROLE).unwrap());

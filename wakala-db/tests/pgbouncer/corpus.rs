@@ -54,32 +54,81 @@ fn bad_lines(config: &[ConsoleRow]) -> Vec<(Place, String)> {
         }
     }
     for parameters in [
-        "pool_size=0", "port=0", "port=70000", "pool_mode=bogus", "pool_mode=", "default_pool_size=4", "reserve_pool_size=20",
-        "max_client_conn=5", "server_lifetime=60", "auth_dbname=x", "host", "host=a port", "host='a'port=5", "host='a",
-        "=x", "host=a\tport=5432", "pool size=5", "host = ", "load_balance_hosts=disable", "host=a; port=5432",
+        "pool_size=0",
+        "port=0",
+        "port=70000",
+        "pool_mode=bogus",
+        "pool_mode=",
+        "default_pool_size=4",
+        "reserve_pool_size=20",
+        "max_client_conn=5",
+        "server_lifetime=60",
+        "auth_dbname=x",
+        "host",
+        "host=a port",
+        "host='a'port=5",
+        "host='a",
+        "=x",
+        "host=a\tport=5432",
+        "pool size=5",
+        "host = ",
+        "load_balance_hosts=disable",
+        "host=a; port=5432",
     ] {
         lines.push((Place::Databases, format!("bad = {parameters}")));
     }
     for (name, parameters) in [
-        ("pgbouncer", "host=127.0.0.1"), ("'quoted'", "host=127.0.0.1"), ("a b", "host=127.0.0.1"), ("a/b", "host=x"),
-        ("\"a\"", "host=x"), ("", "host=x"),
+        ("pgbouncer", "host=127.0.0.1"),
+        ("'quoted'", "host=127.0.0.1"),
+        ("a b", "host=127.0.0.1"),
+        ("a/b", "host=x"),
+        ("\"a\"", "host=x"),
+        ("", "host=x"),
     ] {
         lines.push((Place::Databases, format!("{name} = {parameters}")));
     }
     lines.push((Place::Databases, format!("{} = host=x", "d".repeat(64))));
-    for parameters in ["pool_mode=bogus", "max_user_connections=abc", "pool_size=5", "max_user_connections=-1", "nonsense"] {
+    for parameters in
+        ["pool_mode=bogus", "max_user_connections=abc", "pool_size=5", "max_user_connections=-1", "nonsense"]
+    {
         lines.push((Place::Users, format!("bob = {parameters}")));
     }
     for key in [
-        "reserve_pool = 5", "pool_size = 5", "max_prepared_statements = 5", "peer_id = 1", "transaction_timeout = 5", "nonsense = 1",
-        "Pool_Mode = session", "cancel_wait_timeout = 1", "auth_ldap_options = x", "conffile = /etc/passwd", "max_db_client_connections = 1",
+        "reserve_pool = 5",
+        "pool_size = 5",
+        "max_prepared_statements = 5",
+        "peer_id = 1",
+        "transaction_timeout = 5",
+        "nonsense = 1",
+        "Pool_Mode = session",
+        "cancel_wait_timeout = 1",
+        "auth_ldap_options = x",
+        "conffile = /etc/passwd",
+        "max_db_client_connections = 1",
     ] {
         lines.push((Place::Main, key.to_owned()));
     }
     for syntax in [
-        "garbage", "pool_mode", "pool_mode session", "pool_mode: session", "[databases", "[nonsense]", "[peers]", "[Pgbouncer]",
-        "[ pgbouncer ]", "[pgbouncer]", "[users] bob = pool_mode=session", "%include /nowhere.ini", "= 5", "{json: 1}", "<<<<<<< HEAD",
-        "// comment", "-- comment", "pool_mode = session ; comment", "é = 1", "nul\0 = 1",
+        "garbage",
+        "pool_mode",
+        "pool_mode session",
+        "pool_mode: session",
+        "[databases",
+        "[nonsense]",
+        "[peers]",
+        "[Pgbouncer]",
+        "[ pgbouncer ]",
+        "[pgbouncer]",
+        "[users] bob = pool_mode=session",
+        "%include /nowhere.ini",
+        "= 5",
+        "{json: 1}",
+        "<<<<<<< HEAD",
+        "// comment",
+        "-- comment",
+        "pool_mode = session ; comment",
+        "é = 1",
+        "nul\0 = 1",
     ] {
         lines.push((Place::Main, syntax.to_owned()));
     }
@@ -158,7 +207,11 @@ async fn every_bad_file_is_refused_before_anything_is_written() {
         let Some((key, value)) = line.split_once(" = ") else { continue };
         let change = PoolChange::new().with_setting(key, value);
         let home = Arc::new(FileHome::new(bouncer.config_path()));
-        let error = PgBouncerPools::new(home, [console.clone()], change).step("pools").plan(&cx()).await.expect_err(line);
+        let error = PgBouncerPools::new(home, [console.clone()], change)
+            .step("pools")
+            .plan(&cx())
+            .await
+            .expect_err(line);
         assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{line:?}: {error}");
         values += 1;
     }
@@ -170,7 +223,10 @@ async fn every_bad_file_is_refused_before_anything_is_written() {
         fs::write(bouncer.config_path(), with_line(&good, *place, line)).unwrap();
         told_well += usize::from(console.reload().await.is_ok());
     }
-    println!("{} bad files and {values} bad values refused; RELOAD says all is well of {told_well}", lines.len());
+    println!(
+        "{} bad files and {values} bad values refused; RELOAD says all is well of {told_well}",
+        lines.len()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -181,7 +237,9 @@ async fn what_comes_in_after_the_check_is_never_called_a_success() {
     let before = state(&console).await;
     let (mut done, mut put_back) = (0, 0);
     // What has no default stays as a file made it once, so it would be found in all rounds that follow.
-    for (place, line) in lines.into_iter().filter(|(_, line)| !line.starts_with("verbose") && !line.starts_with("conffile")) {
+    for (place, line) in
+        lines.into_iter().filter(|(_, line)| !line.starts_with("verbose") && !line.starts_with("conffile"))
+    {
         let shown = line.clone();
         let home = Meddled::new(bouncer.config_path(), move |path| {
             let bad = with_line(&fs::read_to_string(&path).unwrap(), place, &line);
@@ -197,7 +255,11 @@ async fn what_comes_in_after_the_check_is_never_called_a_success() {
             // PgBouncer passed over the line, as over one of a key that needs a restart.
             let different: Vec<_> = now.iter().filter(|row| !before.contains(row)).collect();
             assert_eq!(different.len(), 1, "{shown:?}: a success, and {different:?}");
-            assert_eq!((different[0].text("name"), different[0].number("pool_size")), (Some("app"), Some(6)), "{shown:?}");
+            assert_eq!(
+                (different[0].text("name"), different[0].number("pool_size")),
+                (Some("app"), Some(6)),
+                "{shown:?}"
+            );
             fs::write(bouncer.config_path(), &good).unwrap();
             console.reload().await.unwrap();
             done += 1;

@@ -28,7 +28,11 @@ async fn a_file_that_goes_bad_is_put_back_and_what_it_did_is_undone() {
         let home = Meddled::new(pair.path(), move |path| {
             async move {
                 let text = fs::read_to_string(&path).unwrap();
-                fs::write(&path, text.replace("max_client_conn = 500\n", &format!("max_client_conn = 500\n{bad}"))).unwrap();
+                fs::write(
+                    &path,
+                    text.replace("max_client_conn = 500\n", &format!("max_client_conn = 500\n{bad}")),
+                )
+                .unwrap();
             }
             .boxed()
         });
@@ -55,12 +59,20 @@ async fn nothing_is_written_while_a_process_does_not_answer() {
 
     pair.link.freeze().await.unwrap();
     let error = step.apply(&cx(), &plan).await.unwrap_err();
-    assert_eq!((error.kind(), error.retry()), (ErrorKind::DeadlineExceeded, Retry::Safe { after: None }), "{error}");
+    assert_eq!(
+        (error.kind(), error.retry()),
+        (ErrorKind::DeadlineExceeded, Retry::Safe { after: None }),
+        "{error}"
+    );
     pair.link.restore().await.unwrap();
 
     pair.two.stop().await.unwrap();
     let error = step.apply(&cx(), &plan).await.unwrap_err();
-    assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::Safe { after: None }), "{error}");
+    assert_eq!(
+        (error.kind(), error.retry()),
+        (ErrorKind::Unavailable, Retry::Safe { after: None }),
+        "{error}"
+    );
     assert!(error.to_string().contains("pgbouncer two"), "{error}");
     assert_eq!(pair.text(), before);
     assert_eq!(pair.cells_of_one(Some("app"), "pool_size").await, "5");
@@ -74,7 +86,8 @@ async fn a_process_that_is_cut_off_after_the_write_leaves_no_half_change() {
         let meddler = Arc::clone(&pair);
         let home = Meddled::new(pair.path(), move |_| {
             let pair = Arc::clone(&meddler);
-            async move { if freeze { pair.link.freeze().await } else { pair.link.cut().await }.unwrap() }.boxed()
+            async move { if freeze { pair.link.freeze().await } else { pair.link.cut().await }.unwrap() }
+                .boxed()
         });
         let step = pair.pools_at(home, nine()).step("pools");
         let plan = step.plan(&cx()).await.unwrap();

@@ -142,7 +142,12 @@ impl ConfigHome for Meddled {
         self.file.read(cx).await
     }
 
-    async fn write(&self, cx: &RunContext, text: &str, expected: Option<&Version>) -> Result<Option<Version>> {
+    async fn write(
+        &self,
+        cx: &RunContext,
+        text: &str,
+        expected: Option<&Version>,
+    ) -> Result<Option<Version>> {
         let version = self.file.write(cx, text, expected).await?;
         let then = self.then.lock().unwrap().take();
         if let Some(mut then) = then {

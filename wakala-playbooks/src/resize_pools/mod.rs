@@ -17,7 +17,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use wakala_core::guard;
 use wakala_core::{
-    Error, MetricQuery, MetricsSource, OnFailure, Playbook, PlaybookStep, Preflight, Result, Soak, StepId, shared_step,
+    Error, MetricQuery, MetricsSource, OnFailure, Playbook, PlaybookStep, Preflight, Result, Soak, StepId,
+    shared_step,
 };
 use wakala_db::{PoolChange, PoolMode};
 
@@ -74,7 +75,11 @@ impl PoolMetrics {
 
     /// Reads these instead.
     #[must_use]
-    pub fn with_queries(mut self, clients_waiting: impl Into<MetricQuery>, max_wait: impl Into<MetricQuery>) -> Self {
+    pub fn with_queries(
+        mut self,
+        clients_waiting: impl Into<MetricQuery>,
+        max_wait: impl Into<MetricQuery>,
+    ) -> Self {
         self.clients_waiting = clients_waiting.into();
         self.max_wait = max_wait.into();
         self
@@ -223,7 +228,8 @@ impl ResizePools {
     fn watched(&self, metrics: &PoolMetrics) -> Soak {
         let of = |query: &MetricQuery| guard::metric(Arc::clone(&metrics.source), query.clone());
         // A process that does not answer may be the one whose clients wait.
-        let max_wait = of(&metrics.max_wait).below(self.max_wait.as_secs_f64()).with_min_coverage(1.0).named("max-wait");
+        let max_wait =
+            of(&metrics.max_wait).below(self.max_wait.as_secs_f64()).with_min_coverage(1.0).named("max-wait");
         let soak = Soak::new("soak", self.soak)
             .with_interval((self.soak / 5).clamp(Duration::from_millis(100), INTERVAL))
             .with_grace((self.soak / 5).min(Duration::from_secs(60)))
@@ -261,7 +267,9 @@ impl ResizePools {
         }
         if !self.soak.is_zero() {
             if metrics.is_none() {
-                wrong.push("soak needs metrics that the production lacks; give it some, or set it to 0s".to_owned());
+                wrong.push(
+                    "soak needs metrics that the production lacks; give it some, or set it to 0s".to_owned(),
+                );
             }
             if self.max_wait.is_zero() {
                 wrong.push("max_wait is 0s, which no wait is below; 1s is usual".to_owned());

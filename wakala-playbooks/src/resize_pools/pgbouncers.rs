@@ -33,7 +33,12 @@ impl PgBouncers {
     /// The processes at `instances`, all of them, which read what is kept at `home`. Name the servers by
     /// [`with_budget`](Self::with_budget): without them every plan is refused.
     pub fn new(home: Arc<dyn ConfigHome>, instances: impl IntoIterator<Item = Console>) -> Self {
-        Self { home, instances: instances.into_iter().collect(), budget: Arc::new(|budget| budget), metrics: None }
+        Self {
+            home,
+            instances: instances.into_iter().collect(),
+            budget: Arc::new(|budget| budget),
+            metrics: None,
+        }
     }
 
     /// Says what the budget is made of: the servers, how many users there are, how many processes a rollout adds.

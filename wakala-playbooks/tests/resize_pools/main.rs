@@ -7,9 +7,7 @@ use std::time::Duration;
 use deadpool_postgres::{Manager, Pool};
 use tokio_postgres::NoTls;
 use wakala_core::testing::{Answer, FakeMetrics};
-use wakala_core::{
-    Approval, Engine, ErrorKind, FindingLevel, Revert, RunHandle, Status, StepOutcome,
-};
+use wakala_core::{Approval, Engine, ErrorKind, FindingLevel, Revert, RunHandle, Status, StepOutcome, Unit};
 use wakala_db::{Console, FileHome};
 use wakala_playbooks::resize_pools::{PgBouncers, PoolMetrics, PoolSizes, ResizePools};
 use wakala_testbed::{PgBouncer, PostgresServer};
@@ -73,7 +71,9 @@ impl Site {
 }
 
 fn to(size: u32) -> ResizePools {
-    let mut parameters = ResizePools::nothing().with_database("app", PoolSizes::new(size, 2)).with_setting("max_client_conn", 800);
+    let mut parameters = ResizePools::nothing()
+        .with_database("app", PoolSizes::new(size, 2))
+        .with_setting("max_client_conn", 800);
     parameters.soak = Duration::ZERO;
     parameters
 }
@@ -86,7 +86,7 @@ async fn pools_are_resized_and_reverted_to_the_byte() {
     let (engine, run) = (Engine::new(), RunHandle::generate());
     let plan = engine.plan(&playbook).await.unwrap();
     let text = plan.to_string();
-    assert!(text.contains("databases.app.pool_size: 5 -> 12"), "{text}");
+    assert!(text.contains("databases.app.pool_size     5 -> 12"), "{text}");
     assert!(text.contains("2 processes x 14 = 28 connections (app 12+2)"), "{text}");
     let report = engine.run(&playbook, &plan, &Approval::of(&plan, "test"), &run).await.unwrap();
     assert_eq!(report.status, Status::Succeeded, "{report}");
@@ -109,7 +109,8 @@ async fn what_the_server_cannot_bear_is_not_run() {
     assert_eq!((site.text(), site.sizes().await), (before, vec![Some(5), Some(5)]));
 
     // A production whose servers nobody named bears nothing.
-    let unnamed = PgBouncers::new(Arc::new(FileHome::new(site.one.config_path())), [site.console(site.one.port())]);
+    let unnamed =
+        PgBouncers::new(Arc::new(FileHome::new(site.one.config_path())), [site.console(site.one.port())]);
     let plan = engine.plan(&to(6).playbook(&unnamed).unwrap()).await.unwrap();
     assert!(plan.refusals().next().unwrap().text.contains("NOT KNOWN"));
 }
@@ -121,7 +122,9 @@ async fn clients_that_wait_take_the_change_back_and_calm_lets_it_pass() {
     for (wait, status) in [(0.0, Status::Succeeded), (7.5, Status::Compensated)] {
         let metrics = FakeMetrics::new()
             .with("pgbouncer.max_wait_seconds", Answer::Value(wait))
-            .with("pgbouncer.clients_waiting", Answer::Value(0.0));
+            .with("pgbouncer.clients_waiting", Answer::Value(0.0))
+            .with_unit("pgbouncer.max_wait_seconds", Unit::Seconds)
+            .with_unit("pgbouncer.clients_waiting", Unit::Count);
         let production = site.production().with_metrics(PoolMetrics::new(Arc::new(metrics)));
         let mut parameters = to(12);
         parameters.soak = Duration::from_secs(2);
