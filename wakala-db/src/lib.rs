@@ -2,9 +2,10 @@
 //!
 //! | feature | what |
 //! |---|---|
+//! | `pgbouncer` | `PgBouncerPools`: keys of `pgbouncer.ini`, read back from every process; `ConnectionBudget` |
 //! | `run-store` | `PostgresStore`: runs recorded in Postgres, for a team |
 //!
-//! Metrics, pool resizing, the shard directory and tenant moves will come here; nothing pretends to be them now.
+//! Metrics, the shard directory and tenant moves will come here; nothing pretends to be them now.
 //!
 //! # A tour
 //!

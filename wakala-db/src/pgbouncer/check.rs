@@ -70,13 +70,14 @@ impl PgBouncerIni {
         let mut main = None;
         for (line, name) in self.sections() {
             match name {
-                "pgbouncer" => match main.replace(line) {
-                    Some(before) => problems.add(
-                        Some(line),
-                        format!("[pgbouncer] again, which resets what line {before} began; make one of them"),
-                    ),
-                    None => {}
-                },
+                "pgbouncer" => {
+                    if let Some(before) = main.replace(line) {
+                        let text = format!(
+                            "[pgbouncer] again, which resets what line {before} began; make one of them"
+                        );
+                        problems.add(Some(line), text);
+                    }
+                }
                 "databases" | "users" => {}
                 "peers" if version >= PEERS => {}
                 other => problems.add(Some(line), format!("PgBouncer {version} knows no section [{other}]")),

@@ -1,4 +1,5 @@
 //! PgBouncer's configuration against the real thing: version 1.18 as Debian has it, in front of a real Postgres.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod apply;
 mod budget;

@@ -1,4 +1,5 @@
 //! Pools of two real PgBouncers in front of a real Postgres, resized by the playbook.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::fs;
 use std::sync::Arc;
