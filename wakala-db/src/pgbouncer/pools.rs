@@ -23,6 +23,9 @@ use super::{Console, PgBouncerVersion, PoolDifference};
 /// The version from which the reserve of a database has the name that it has in `[pgbouncer]`.
 const NEW_RESERVE: PgBouncerVersion = PgBouncerVersion::new(1, 24);
 
+/// The version from which a `RELOAD` that changes nothing about TLS leaves connections with TLS alone.
+const TLS_KEPT: PgBouncerVersion = PgBouncerVersion::new(1, 24);
+
 /// Keys of a `pgbouncer.ini` as a setting: changed at the source, reloaded by every process, read back from each.
 ///
 /// It is written only where all processes answer, where the whole file is one that each of their versions takes as it is
@@ -321,6 +324,16 @@ impl Setting for PgBouncerPools {
     fn warnings(&self, current: &PoolValues, desired: &PoolValues) -> Vec<String> {
         let Some(seen) = current.seen.as_deref().filter(|_| current != desired) else { return Vec::new() };
         let mut warnings = Vec::new();
+        for (console, running) in self.instances.iter().zip(&seen.running) {
+            let tls = running.setting("server_tls_sslmode").is_some_and(|mode| mode != "disable");
+            if tls && running.version < TLS_KEPT {
+                warnings.push(format!(
+                    "{} ({}) replaces its server connections at every RELOAD, since they have TLS",
+                    console.name(),
+                    running.version
+                ));
+            }
+        }
         for (key, value) in self.change.values() {
             if current.file.get(&key.to_string()) == desired.file.get(&key.to_string()) {
                 continue;

@@ -9,7 +9,7 @@ use wakala_core::{Applied, ErrorKind, Observed, Phase, PlaybookStep, Retry, RunC
 use wakala_db::PoolChange;
 use wakala_testbed::wait_until;
 
-use crate::rig::{Meddled, Pair};
+use crate::rig::{Meddled, Pair, Slow};
 
 fn cx() -> RunContext {
     RunContext::detached().for_step(&"pools".into(), Phase::Apply, 1)
@@ -160,4 +160,46 @@ async fn a_crash_between_write_and_reload_is_seen_and_made_good() {
     assert_eq!(pair.cells(Some("app"), "pool_size").await, ["9", "9"]);
     step.undo(&cx(), &plan).await.unwrap();
     assert_eq!(pair.text(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_wrote_after_us_is_not_written_over_by_the_old_text() {
+    let pair = Pair::start().await;
+    let home = Meddled::by_somebody(pair.path(), |path| {
+        async move { fs::write(&path, fs::read_to_string(&path).unwrap() + "server_lifetime = 60\n").unwrap() }.boxed()
+    });
+    let step = pair.pools_at(home, nine()).step("pools");
+    let plan = step.plan(&cx()).await.unwrap();
+    let error = step.apply(&cx(), &plan).await.unwrap_err();
+    assert_eq!(error.retry(), Retry::ObserveFirst, "{error}");
+    assert!(error.to_string().contains("on one server_lifetime is 60 and not 900"), "{error}");
+    assert!(error.to_string().contains("could NOT be put back"), "{error}");
+    assert!(pair.text().ends_with("server_lifetime = 60\n"));
+    // Ours is in force, beside theirs.
+    assert_eq!(step.observe(&cx(), &plan).await.unwrap(), Observed::AtTarget);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_takes_its_time_is_waited_for_and_one_that_never_comes_is_taken_back() {
+    let pair = Pair::start().await;
+    let before = pair.text();
+    let seconds = Duration::from_secs;
+    let slow = Slow::new(pair.path(), Some(Duration::from_millis(700)), seconds(20));
+    let step = pair.pools_at(slow, nine()).step("pools");
+    let plan = step.plan(&cx()).await.unwrap();
+    assert_eq!(step.apply(&cx(), &plan).await.unwrap(), Applied::Changed);
+    assert_eq!(step.observe(&cx(), &plan).await.unwrap(), Observed::AtTarget);
+    assert_eq!(pair.cells(Some("app"), "pool_size").await, ["9", "9"]);
+    assert_eq!(step.undo(&cx(), &plan).await.unwrap(), Undone::Restored);
+    assert_eq!(pair.cells(Some("app"), "pool_size").await, ["5", "5"]);
+    assert_eq!(pair.text(), before);
+
+    let never = Slow::new(pair.path(), None, seconds(1));
+    let step = pair.pools_at(never, nine()).step("pools");
+    let plan = step.plan(&cx()).await.unwrap();
+    let error = step.apply(&cx(), &plan).await.unwrap_err();
+    assert_eq!(error.retry(), Retry::Never, "{error}");
+    assert!(error.to_string().contains("on one databases.app.pool_size is 5 and not 9"), "{error}");
+    assert_eq!(fs::read_to_string(pair.path().with_extension("source")).unwrap(), before);
+    assert_eq!(step.observe(&cx(), &plan).await.unwrap(), Observed::AtPrior);
 }

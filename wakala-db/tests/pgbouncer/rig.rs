@@ -114,6 +114,7 @@ type Then = dyn FnMut(PathBuf) -> BoxFuture<'static, ()> + Send;
 pub(crate) struct Meddled {
     file: FileHome,
     path: PathBuf,
+    seen: bool,
     then: Mutex<Option<Box<Then>>>,
 }
 
@@ -124,11 +125,30 @@ impl fmt::Debug for Meddled {
 }
 
 impl Meddled {
+    /// The version that a write answers is the one after the meddling, as if it had been ours.
     pub(crate) fn new(
         path: PathBuf,
         then: impl FnMut(PathBuf) -> BoxFuture<'static, ()> + Send + 'static,
     ) -> Arc<Self> {
-        Arc::new(Self { file: FileHome::new(&path), path, then: Mutex::new(Some(Box::new(then))) })
+        Arc::new(Self {
+            file: FileHome::new(&path),
+            path,
+            seen: false,
+            then: Mutex::new(Some(Box::new(then))),
+        })
+    }
+
+    /// The version that a write answers is its own.
+    pub(crate) fn by_somebody(
+        path: PathBuf,
+        then: impl FnMut(PathBuf) -> BoxFuture<'static, ()> + Send + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            file: FileHome::new(&path),
+            path,
+            seen: true,
+            then: Mutex::new(Some(Box::new(then))),
+        })
     }
 }
 
@@ -153,7 +173,59 @@ impl ConfigHome for Meddled {
         if let Some(mut then) = then {
             then(self.path.clone()).await;
         }
-        // As it is now: whoever meddled was seen by nobody.
+        if self.seen {
+            return Ok(version);
+        }
         Ok(self.file.read(cx).await?.version.or(version))
+    }
+}
+
+/// A source that reaches the file of the processes only after a while, as a ConfigMap does; or never.
+#[derive(Debug)]
+pub(crate) struct Slow {
+    source: FileHome,
+    path: PathBuf,
+    after: Option<Duration>,
+    propagation: Duration,
+}
+
+impl Slow {
+    /// Its source lies beside the file.
+    pub(crate) fn new(path: PathBuf, after: Option<Duration>, propagation: Duration) -> Arc<Self> {
+        let source = path.with_extension("source");
+        fs::copy(&path, &source).unwrap();
+        Arc::new(Self { source: FileHome::new(source), path, after, propagation })
+    }
+}
+
+#[async_trait]
+impl ConfigHome for Slow {
+    fn resource(&self) -> ResourceKey {
+        self.source.resource()
+    }
+
+    fn propagation(&self) -> Duration {
+        self.propagation
+    }
+
+    async fn read(&self, cx: &RunContext) -> Result<Versioned<String>> {
+        self.source.read(cx).await
+    }
+
+    async fn write(
+        &self,
+        cx: &RunContext,
+        text: &str,
+        expected: Option<&Version>,
+    ) -> Result<Option<Version>> {
+        let version = self.source.write(cx, text, expected).await?;
+        if let Some(after) = self.after {
+            let (path, text) = (self.path.clone(), text.to_owned());
+            tokio::spawn(async move {
+                tokio::time::sleep(after).await;
+                fs::write(path, text).unwrap();
+            });
+        }
+        Ok(version)
     }
 }
