@@ -6,6 +6,10 @@
 //! | `run-store` | `PostgresStore`: runs recorded in Postgres, for a team |
 //!
 //! Pool resizing, the shard directory and tenant moves will come here; nothing pretends to be them now.
+//! | `pgbouncer` | `PgBouncerPools`: keys of `pgbouncer.ini`, read back from every process; `ConnectionBudget` |
+//! | `run-store` | `PostgresStore`: runs recorded in Postgres, for a team |
+//!
+//! Metrics, the shard directory and tenant moves will come here; nothing pretends to be them now.
 //!
 //! # A tour
 //!
@@ -83,6 +87,11 @@ pub use permissions::{migration_permissions, store_permissions};
 pub use shards::{
     Abort, Directory, Epoch, Existing, Placement, Routed, Router, Shard, ShardId, State, TakenOver, TenantId,
     propose,
+#[cfg(feature = "pgbouncer")]
+pub use pgbouncer::{
+    BudgetReport, ConfigHome, ConnectionBudget, Console, ConsoleRow, FileHome, IniProblem, PgBouncerIni,
+    PgBouncerPools, PgBouncerVersion, PoolBudget, PoolChange, PoolDemand, PoolDifference, PoolMode,
+    PoolUsers, PoolValues, ServerBudget, ServerLimit,
 };
 #[cfg(feature = "run-store")]
 pub use store::PostgresStore;
