@@ -71,8 +71,8 @@ pub use permissions::{directory_permissions, router_permissions};
 pub use permissions::{migration_permissions, store_permissions};
 #[cfg(feature = "shards")]
 pub use shards::{
-    Abort, Directory, Epoch, Existing, Placement, Routed, Router, Shard, ShardId, State, TakenOver, TenantId,
-    propose,
+    Abort, Directory, Epoch, Existing, Goal, MovePlan, Placement, PlannedMove, PlannedShard, Routed, Router,
+    Shard, ShardId, ShardLoad, State, TakenOver, TenantId, TenantLoad, plan_moves, propose,
 };
 #[cfg(feature = "run-store")]
 pub use store::PostgresStore;

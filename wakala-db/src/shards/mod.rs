@@ -4,6 +4,7 @@ pub use directory::Directory;
 pub use ids::{Epoch, Placement, Shard, ShardId, State, TenantId};
 pub use legacy::Existing;
 pub use placement::propose;
+pub use rebalance::{Goal, MovePlan, PlannedMove, PlannedShard, ShardLoad, TenantLoad, plan_moves};
 pub use router::{Abort, Routed, Router};
 pub use take_over::TakenOver;
 
@@ -11,5 +12,6 @@ mod directory;
 mod ids;
 mod legacy;
 mod placement;
+mod rebalance;
 mod router;
 mod take_over;

@@ -326,7 +326,8 @@ async fn transactions_that_were_in_the_way_of_each_other_run_again() {
     for client in join_all(clients).await {
         client.unwrap();
     }
-    let balance = shards.value(1, &format!("SELECT balance FROM public.account WHERE tenant_id = '{id}'")).await;
+    let balance =
+        shards.value(1, &format!("SELECT balance FROM public.account WHERE tenant_id = '{id}'")).await;
     assert_eq!(balance, "80");
     assert!(tries.load(Ordering::Relaxed) > 80, "nobody was in anybody's way");
 }
