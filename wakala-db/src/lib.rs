@@ -3,8 +3,9 @@
 //! | feature | what |
 //! |---|---|
 //! | `run-store` | `PostgresStore`: runs recorded in Postgres, for a team |
+//! | `shards` | `Directory`: which shard has which tenant; `propose`, `plan_moves`: where they belong; `Router`: for applications |
 //!
-//! Metrics, pool resizing, the shard directory and tenant moves will come here; nothing pretends to be them now.
+//! Metrics, pool resizing and tenant moves will come here; nothing pretends to be them now.
 //!
 //! # A tour
 //!
@@ -72,7 +73,7 @@ pub use permissions::{migration_permissions, store_permissions};
 #[cfg(feature = "shards")]
 pub use shards::{
     Abort, Directory, Epoch, Existing, Goal, MovePlan, Placement, PlannedMove, PlannedShard, Routed, Router,
-    Shard, ShardId, ShardLoad, State, TakenOver, TenantId, TenantLoad, plan_moves, propose,
+    Shard, ShardId, ShardLoad, ShardSizes, State, TakenOver, TenantId, TenantLoad, plan_moves, propose,
 };
 #[cfg(feature = "run-store")]
 pub use store::PostgresStore;

@@ -6,6 +6,7 @@ pub use legacy::Existing;
 pub use placement::propose;
 pub use rebalance::{Goal, MovePlan, PlannedMove, PlannedShard, ShardLoad, TenantLoad, plan_moves};
 pub use router::{Abort, Routed, Router};
+pub use sizes::ShardSizes;
 pub use take_over::TakenOver;
 
 mod directory;
@@ -14,4 +15,5 @@ mod legacy;
 mod placement;
 mod rebalance;
 mod router;
+mod sizes;
 mod take_over;

@@ -156,7 +156,8 @@ impl Oracle<'_> {
 fn as_few_bytes_are_moved_as_an_oracle_proves_necessary() {
     let (mut proven, mut hopeless, mut optimal, mut missed, mut worst, mut ours, mut theirs) =
         (0, 0, 0, 0, 1.0_f64, 0_u64, 0_u64);
-    let seeds = std::env::var("SEEDS").map_or(2_000, |seeds| seeds.parse().unwrap());
+    // More of them by hand: SEEDS=10000.
+    let seeds = std::env::var("SEEDS").map_or(1_000, |seeds| seeds.parse().unwrap());
     for seed in 0..seeds {
         let (loads, shards, goal) = instance(seed, if seed % 4 == 0 { 60 } else { 14 });
         let plan = plan_moves(&loads, &shards, &goal).unwrap();
@@ -193,7 +194,7 @@ fn as_few_bytes_are_moved_as_an_oracle_proves_necessary() {
     }
     let mean = ours as f64 / theirs as f64;
     println!(
-        "{proven} proven, {optimal} of them optimal, worst {worst:.4}, all bytes {mean:.5}; {missed} missed"
+        "{hopeless} without any way; {proven} proven, {optimal} of them optimal, worst {worst:.4}, all bytes {mean:.5}; {missed} missed"
     );
     assert!(proven > seeds / 3 && hopeless > 0);
     assert!(worst <= 1.02 && missed == 0);
@@ -211,7 +212,7 @@ fn the_order_of_what_is_given_does_not_matter() {
 
 #[test]
 fn a_plan_that_is_carried_out_needs_no_other() {
-    for seed in 0..1_000 {
+    for seed in 0..300 {
         let (mut loads, shards, goal) = instance(seed, 60);
         let plan = plan_moves(&loads, &shards, &goal).unwrap();
         for planned in &plan.moves {
