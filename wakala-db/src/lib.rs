@@ -39,7 +39,11 @@
 //! The engine. Below it, only what Postgres itself rolled back for the sake of another transaction (`40001`, `40P01`) is
 //! sent again, a few times. Each error says by [`Error::retry`](wakala_core::Error::retry) what may be done: where no
 //! connection was to be had nothing was sent, and a refusal of the server's has changed nothing; a connection that broke,
-//! or an answer that did not come in time, leaves the fate of a write open. Nothing here sleeps.
+//! or an answer that did not come in time, leaves the fate of a write open.
+//!
+//! Applications have no engine, so their `Router` tries a transaction again itself, for two seconds unless said otherwise,
+//! after what has certainly had no effect: a refusal by a shard that does not have the tenant, `40001`, `40P01`, or no
+//! connection. It alone sleeps in between. A commit without an answer is never repeated.
 
 #[cfg(any(feature = "run-store", feature = "shards"))]
 mod client;
