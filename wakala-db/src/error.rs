@@ -78,7 +78,7 @@ impl Call {
                 self.client(error, Phase::Connecting)
             }
             PoolError::Closed => {
-                let message = "the connection pool was closed; make a new store with an open one";
+                let message = "the connection pool was closed; make another with an open one";
                 self.error(ErrorKind::InvalidConfig, Retry::Never, message).with_source(error)
             }
             PoolError::NoRuntimeSpecified => {
@@ -144,7 +144,7 @@ impl Call {
         let retry = self.retry(fate);
         let advice = match (kind, retry) {
             (_, Retry::ObserveFirst) => "it may have taken effect",
-            (ErrorKind::Denied, _) => "give the role what it needs; see store_permissions",
+            (ErrorKind::Denied, _) => "give the role what it needs, as the functions …_permissions say",
             (ErrorKind::InvalidConfig, _) if schema_is_missing(answer) => {
                 "run migrate once, or correct the name of the schema"
             }

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `metrics` | `PostgresMetrics` and `PgBouncerMetrics`: what guards can be made of |
 //! | `run-store` | `PostgresStore`: runs recorded in Postgres, for a team |
+//! | `shards` | `Directory`: which shard has which tenant; `propose`, `plan_moves`: where they belong; `Router`: for applications |
 //!
 //! Pool resizing, the shard directory and tenant moves will come here; nothing pretends to be them now.
 //! | `pgbouncer` | `PgBouncerPools`: keys of `pgbouncer.ini`, read back from every process; `ConnectionBudget` |
 //! | `run-store` | `PostgresStore`: runs recorded in Postgres, for a team |
 //!
 //! Metrics, the shard directory and tenant moves will come here; nothing pretends to be them now.
+//! Metrics, pool resizing and tenant moves will come here; nothing pretends to be them now.
 //!
 //! # A tour
 //!
@@ -43,7 +45,11 @@
 //! The engine. Below it, only what Postgres itself rolled back for the sake of another transaction (`40001`, `40P01`) is
 //! sent again, a few times. Each error says by [`Error::retry`](wakala_core::Error::retry) what may be done: where no
 //! connection was to be had nothing was sent, and a refusal of the server's has changed nothing; a connection that broke,
-//! or an answer that did not come in time, leaves the fate of a write open. Nothing here sleeps.
+//! or an answer that did not come in time, leaves the fate of a write open.
+//!
+//! Applications have no engine, so their `Router` tries a transaction again itself, for two seconds unless said otherwise,
+//! after what has certainly had no effect: a refusal by a shard that does not have the tenant, `40001`, `40P01`, or no
+//! connection. It alone sleeps in between. A commit without an answer is never repeated.
 
 #[cfg(any(feature = "run-store", feature = "shards"))]
 mod client;
@@ -92,6 +98,8 @@ pub use pgbouncer::{
     BudgetReport, ConfigHome, ConnectionBudget, Console, ConsoleRow, FileHome, IniProblem, PgBouncerIni,
     PgBouncerPools, PgBouncerVersion, PoolBudget, PoolChange, PoolDemand, PoolDifference, PoolMode,
     PoolUsers, PoolValues, ServerBudget, ServerLimit,
+    Abort, Directory, Epoch, Existing, Goal, MovePlan, Placement, PlannedMove, PlannedShard, Routed, Router,
+    Shard, ShardId, ShardLoad, ShardSizes, State, TakenOver, TenantId, TenantLoad, plan_moves, propose,
 };
 #[cfg(feature = "run-store")]
 pub use store::PostgresStore;

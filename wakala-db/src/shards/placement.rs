@@ -78,6 +78,34 @@ mod tests {
         counts
     }
 
+    /// Computed by another program in another language; never changed, or new tenants of old and new versions would be
+    /// proposed different homes.
+    #[test]
+    fn golden_proposals() {
+        assert_eq!(highest_ticket(&TenantId::from(42), &shard(1, 1)), 0x330f85c12b594d63);
+        let equal: Vec<Shard> = (1..=4).map(|id| shard(id, 1)).collect();
+        let weighted = [shard(1, 1), shard(2, 2), shard(7, 10), shard(i32::MAX, 100)];
+        let long = " x".repeat(100);
+        let golden = [
+            ("1", 3, i32::MAX),
+            ("2", 4, i32::MAX),
+            ("3", 2, i32::MAX),
+            ("42", 4, i32::MAX),
+            ("-7", 4, i32::MAX),
+            ("9223372036854775807", 2, i32::MAX),
+            ("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", 4, 7),
+            ("A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", 3, i32::MAX),
+            ("acme", 1, 7),
+            ("é", 4, i32::MAX),
+            (long.as_str(), 1, i32::MAX),
+        ];
+        for (tenant, home, other) in golden {
+            let tenant = tenant.parse().unwrap();
+            assert_eq!(propose(&tenant, &equal).unwrap().get(), home, "{tenant}");
+            assert_eq!(propose(&tenant, &weighted).unwrap().get(), other, "{tenant}");
+        }
+    }
+
     #[test]
     fn each_shard_is_proposed_in_proportion_to_its_weight() {
         let counts = counts(&homes(&[shard(1, 1), shard(2, 1), shard(3, 2), shard(7, 4)]));

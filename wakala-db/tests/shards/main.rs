@@ -6,4 +6,5 @@ mod directory;
 mod permissions;
 mod rig;
 mod router;
+mod sizes;
 mod take_over;

@@ -27,6 +27,7 @@ async fn looking(directory: &Directory) -> Result<()> {
     directory.shards().await.map(drop)
 }
 
+#[expect(clippy::future_not_send, reason = "a test awaits it where it is")]
 async fn suffice_and_none_is_spare(
     owned: &Directory,
     permissions: &[Permission],

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use wakala_core::{Error, ErrorKind, Result, Retry};
 
 pub use abort::Abort;
@@ -197,13 +197,16 @@ impl Router {
 
     /// Learns from a shard's refusal where a tenant is. Whether it says something new: a later owner than the one known.
     pub fn redirected(&self, tenant: &TenantId, error: &tokio_postgres::Error) -> bool {
-        abort::redirect(error)
-            .flatten()
-            .is_some_and(|route| self.routes.learn(tenant, route, self.options.ttl))
+        abort::redirect(error).flatten().is_some_and(|route| self.learn(tenant, route))
+    }
+
+    /// Whether it is of a later owner than the one known.
+    fn learn(&self, tenant: &TenantId, route: Route) -> bool {
+        self.routes.learn(tenant, route, Instant::now() + self.options.ttl)
     }
 
     async fn known(&self, tenant: &TenantId) -> Result<Route> {
-        let found = match self.routes.look(tenant) {
+        let found = match self.routes.look(tenant, Instant::now()) {
             Cached::Fresh(found) => found,
             Cached::Missing => self.ask(tenant).await?,
             Cached::Stale(route) => match timeout(routes::GRACE, self.ask(tenant)).await {
@@ -230,14 +233,14 @@ impl Router {
         let answer = self.flights.join(tenant, || self.directory.locate(tenant)).await?;
         Ok(match answer {
             None => {
-                self.routes.unknown(tenant);
+                self.routes.unknown(tenant, Instant::now());
                 None
             }
             Some((placement, shard)) => {
                 self.shards.note(&shard);
                 self.look_around().await;
                 let route = Route { shard: placement.shard, epoch: placement.epoch };
-                Some(self.routes.confirm(tenant, route, self.options.ttl))
+                Some(self.routes.confirm(tenant, route, Instant::now() + self.options.ttl))
             }
         })
     }

@@ -50,8 +50,7 @@ impl Routes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn look(&self, tenant: &TenantId) -> Cached {
-        let now = Instant::now();
+    pub(super) fn look(&self, tenant: &TenantId, now: Instant) -> Cached {
         let mut routes = self.lock();
         let Some(entry) = routes.get_mut(tenant) else { return Cached::Missing };
         match entry.found {
@@ -65,8 +64,7 @@ impl Routes {
     }
 
     /// Takes the route over if it is of a later owner than the one known; whether it was.
-    pub(super) fn learn(&self, tenant: &TenantId, route: Route, ttl: Duration) -> bool {
-        let until = Instant::now() + ttl;
+    pub(super) fn learn(&self, tenant: &TenantId, route: Route, until: Instant) -> bool {
         let mut routes = self.lock();
         let known = routes.get(tenant).and_then(|entry| entry.found);
         if known.is_some_and(|known| known.epoch >= route.epoch) {
@@ -77,8 +75,7 @@ impl Routes {
     }
 
     /// Keeps what the directory says, or what is known if that is later; which is what counts now.
-    pub(super) fn confirm(&self, tenant: &TenantId, route: Route, ttl: Duration) -> Route {
-        let until = Instant::now() + ttl;
+    pub(super) fn confirm(&self, tenant: &TenantId, route: Route, until: Instant) -> Route {
         let mut routes = self.lock();
         let known = routes.get(tenant).and_then(|entry| entry.found);
         let latest = known.filter(|known| known.epoch > route.epoch).unwrap_or(route);
@@ -86,8 +83,8 @@ impl Routes {
         latest
     }
 
-    pub(super) fn unknown(&self, tenant: &TenantId) {
-        self.lock().put(tenant.clone(), Entry { found: None, until: Instant::now() + UNKNOWN });
+    pub(super) fn unknown(&self, tenant: &TenantId, now: Instant) {
+        self.lock().put(tenant.clone(), Entry { found: None, until: now + UNKNOWN });
     }
 
     pub(super) fn forget(&self, tenant: &TenantId) {
@@ -147,44 +144,44 @@ mod tests {
         Route { shard: ShardId::new(shard).unwrap(), epoch: Epoch::new(epoch).unwrap() }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_lapsed_route_is_asked_for_by_one_and_used_by_the_others() {
-        let (routes, id) = (Routes::new(NonZeroUsize::MIN), TenantId::from(1));
-        assert_eq!(routes.look(&id), Cached::Missing);
-        routes.confirm(&id, route(1, 1), HOUR);
-        assert_eq!(routes.look(&id), Cached::Fresh(Some(route(1, 1))));
-        tokio::time::advance(HOUR).await;
-        assert_eq!(routes.look(&id), Cached::Stale(route(1, 1)));
-        assert_eq!(routes.look(&id), Cached::Fresh(Some(route(1, 1))));
-        tokio::time::advance(GRACE).await;
-        assert_eq!(routes.look(&id), Cached::Stale(route(1, 1)));
-        routes.unknown(&id);
-        assert_eq!(routes.look(&id), Cached::Fresh(None));
-        tokio::time::advance(UNKNOWN).await;
-        assert_eq!(routes.look(&id), Cached::Missing);
+    #[test]
+    fn a_lapsed_route_is_asked_for_by_one_and_used_by_the_others() {
+        let (routes, id, start) = (Routes::new(NonZeroUsize::MIN), TenantId::from(1), Instant::now());
+        assert_eq!(routes.look(&id, start), Cached::Missing);
+        routes.confirm(&id, route(1, 1), start + HOUR);
+        assert_eq!(routes.look(&id, start), Cached::Fresh(Some(route(1, 1))));
+        let now = start + HOUR;
+        assert_eq!(routes.look(&id, now), Cached::Stale(route(1, 1)));
+        assert_eq!(routes.look(&id, now), Cached::Fresh(Some(route(1, 1))));
+        let now = now + GRACE;
+        assert_eq!(routes.look(&id, now), Cached::Stale(route(1, 1)));
+        routes.unknown(&id, now);
+        assert_eq!(routes.look(&id, now), Cached::Fresh(None));
+        assert_eq!(routes.look(&id, now + UNKNOWN), Cached::Missing);
     }
 
-    #[tokio::test]
-    async fn what_is_known_is_never_given_up_for_an_earlier_owner() {
-        let (routes, id) = (Routes::new(NonZeroUsize::MIN), TenantId::from(1));
-        routes.confirm(&id, route(1, 1), HOUR);
-        assert!(routes.learn(&id, route(2, 3), HOUR));
-        assert!(!routes.learn(&id, route(1, 2), HOUR) && !routes.learn(&id, route(1, 3), HOUR));
-        assert_eq!(routes.confirm(&id, route(1, 1), HOUR), route(2, 3));
-        assert_eq!(routes.look(&id), Cached::Fresh(Some(route(2, 3))));
-        assert_eq!(routes.confirm(&id, route(4, 4), HOUR), route(4, 4));
+    #[test]
+    fn what_is_known_is_never_given_up_for_an_earlier_owner() {
+        let (routes, id, now) = (Routes::new(NonZeroUsize::MIN), TenantId::from(1), Instant::now());
+        let until = now + HOUR;
+        routes.confirm(&id, route(1, 1), until);
+        assert!(routes.learn(&id, route(2, 3), until));
+        assert!(!routes.learn(&id, route(1, 2), until) && !routes.learn(&id, route(1, 3), until));
+        assert_eq!(routes.confirm(&id, route(1, 1), until), route(2, 3));
+        assert_eq!(routes.look(&id, now), Cached::Fresh(Some(route(2, 3))));
+        assert_eq!(routes.confirm(&id, route(4, 4), until), route(4, 4));
     }
 
-    #[tokio::test]
-    async fn the_one_not_used_for_the_longest_gives_way() {
-        let routes = Routes::new(NonZeroUsize::new(2).unwrap());
-        let ids = [1, 2, 3].map(TenantId::from);
-        routes.confirm(&ids[0], route(1, 1), HOUR);
-        routes.confirm(&ids[1], route(1, 1), HOUR);
-        routes.look(&ids[0]);
-        routes.confirm(&ids[2], route(1, 1), HOUR);
-        assert_eq!(routes.look(&ids[1]), Cached::Missing);
-        assert_eq!(routes.look(&ids[0]), Cached::Fresh(Some(route(1, 1))));
+    #[test]
+    fn the_one_not_used_for_the_longest_gives_way() {
+        let (routes, now) = (Routes::new(NonZeroUsize::new(2).unwrap()), Instant::now());
+        let (ids, until) = ([1, 2, 3].map(TenantId::from), now + HOUR);
+        routes.confirm(&ids[0], route(1, 1), until);
+        routes.confirm(&ids[1], route(1, 1), until);
+        routes.look(&ids[0], now);
+        routes.confirm(&ids[2], route(1, 1), until);
+        assert_eq!(routes.look(&ids[1], now), Cached::Missing);
+        assert_eq!(routes.look(&ids[0], now), Cached::Fresh(Some(route(1, 1))));
     }
 
     #[tokio::test]
@@ -200,7 +197,7 @@ mod tests {
         assert!(answers.iter().all(Result::is_err));
         assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 1);
 
-        let mut first = Box::pin(flights.join(&id, || std::future::pending()));
+        let mut first = Box::pin(flights.join(&id, std::future::pending));
         assert!(futures::poll!(&mut first).is_pending());
         let second = flights.join(&id, ask);
         tokio::pin!(second);
