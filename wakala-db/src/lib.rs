@@ -3,15 +3,10 @@
 //! | feature | what |
 //! |---|---|
 //! | `metrics` | `PostgresMetrics` and `PgBouncerMetrics`: what guards can be made of |
-//! | `run-store` | `PostgresStore`: runs recorded in Postgres, for a team |
-//! | `shards` | `Directory`: which shard has which tenant; `propose`, `plan_moves`: where they belong; `Router`: for applications |
-//!
-//! Pool resizing, the shard directory and tenant moves will come here; nothing pretends to be them now.
+//! | `mover` | `Mover`: tenants go from shard to shard while they are in use, and back |
 //! | `pgbouncer` | `PgBouncerPools`: keys of `pgbouncer.ini`, read back from every process; `ConnectionBudget` |
 //! | `run-store` | `PostgresStore`: runs recorded in Postgres, for a team |
-//!
-//! Metrics, the shard directory and tenant moves will come here; nothing pretends to be them now.
-//! Metrics, pool resizing and tenant moves will come here; nothing pretends to be them now.
+//! | `shards` | `Directory`: which shard has which tenant; `propose`, `plan_moves`: where they belong; `Router`: for applications |
 //!
 //! # A tour
 //!
@@ -74,13 +69,13 @@ mod store;
 
 #[cfg(feature = "client")]
 pub use config::SchemaName;
+#[cfg(feature = "metrics")]
+pub use metrics::{PgBouncerMetrics, PostgresMetrics};
 #[cfg(feature = "mover")]
 pub use mover::{
     CopyProgress, Finished, HandOver, MoveEvent, MoveId, MoveObserver, MoveOptions, MovePreview, MoveSpec,
     Mover, NoMoveObserver, ShardAccess, TableSize, Verification, VerifiedTable,
 };
-#[cfg(feature = "metrics")]
-pub use metrics::{PgBouncerMetrics, PostgresMetrics};
 #[cfg(feature = "metrics")]
 pub use permissions::metrics_permissions;
 #[cfg(feature = "client")]
@@ -89,15 +84,14 @@ pub use permissions::sql_grants;
 pub use permissions::{directory_permissions, router_permissions};
 #[cfg(feature = "run-store")]
 pub use permissions::{migration_permissions, store_permissions};
-#[cfg(feature = "shards")]
-pub use shards::{
-    Abort, Directory, Epoch, Existing, Placement, Routed, Router, Shard, ShardId, State, TakenOver, TenantId,
-    propose,
 #[cfg(feature = "pgbouncer")]
 pub use pgbouncer::{
     BudgetReport, ConfigHome, ConnectionBudget, Console, ConsoleRow, FileHome, IniProblem, PgBouncerIni,
     PgBouncerPools, PgBouncerVersion, PoolBudget, PoolChange, PoolDemand, PoolDifference, PoolMode,
     PoolUsers, PoolValues, ServerBudget, ServerLimit,
+};
+#[cfg(feature = "shards")]
+pub use shards::{
     Abort, Directory, Epoch, Existing, Goal, MovePlan, Placement, PlannedMove, PlannedShard, Routed, Router,
     Shard, ShardId, ShardLoad, ShardSizes, State, TakenOver, TenantId, TenantLoad, plan_moves, propose,
 };

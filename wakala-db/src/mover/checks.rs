@@ -106,9 +106,7 @@ impl Mover {
         for ((tenant, ours), theirs) in tenants.iter().zip(&ours).zip(&theirs) {
             found.rows += u64::try_from(ours.rows).unwrap_or(0);
             if ours != theirs {
-                let range = verify::Range { table, tenant: *tenant, lower: None, upper: None };
-                let first = verify::differences(&from, &to, scope, range).await?;
-                let first = first.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                let first = verify::first_difference(&from, &to, scope, table, *tenant).await?;
                 found.differences.push(format!(
                     "tenant {}: {} rows on shard {}, {} on shard {}: {first}",
                     scope.tenants.ids()[*tenant],

@@ -17,7 +17,7 @@ use super::copy::{Action, Chunks};
 use super::snapshot::Snapshot;
 use super::stream::ChangeStream;
 use super::table::Table;
-use super::tenant::{Tenants, literal};
+use super::tenant::literal;
 
 /// What is buffered before it is written, in bytes.
 const BATCH: usize = 4 << 20;

@@ -6,7 +6,7 @@ use tokio_postgres::types::PgLsn;
 use wakala_core::{Error, ErrorKind, Result};
 
 use super::apply::Applier;
-use super::copy::{self, Chunk, Chunks, Copied, Scope};
+use super::copy::{Chunk, Chunks, Copied, Scope};
 use super::discover::Catalog;
 use super::holder::Holder;
 use super::link::{Link, Parts};
@@ -18,7 +18,7 @@ use super::spec::{MoveOptions, MoveSpec};
 use super::stream::{self, ChangeStream};
 use super::table::{Format, Table};
 use super::tenant::Tenants;
-use crate::shards::{Directory, ShardId, TenantId};
+use crate::shards::Directory;
 
 /// Which way rows go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,5 @@ mod digest;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use difference::differences;
-
-pub(crate) use digest::{Range, digests};
+pub(crate) use difference::first_difference;
+pub(crate) use digest::{Digest, digests};

@@ -122,7 +122,7 @@ impl Router {
             patience: Duration::from_secs(2),
             limit: Duration::from_secs(10),
             strict_reads: true,
-            schema: SchemaName::default(),
+            schema: SchemaName::shard(),
         };
         Self {
             directory,
@@ -174,7 +174,7 @@ impl Router {
         self
     }
 
-    /// The schema of the function `enter` on the shards, `wakala` unless said otherwise.
+    /// The schema of the function `enter` on the shards, `wakala_shard` unless said otherwise.
     #[must_use]
     pub fn with_shard_schema(mut self, schema: SchemaName) -> Self {
         self.options.schema = schema;
