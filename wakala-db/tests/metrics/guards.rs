@@ -15,6 +15,7 @@ use crate::rig::{APP, NOBODY, SHOP, builder, metrics, pool, start};
 /// Changes a setting and watches the server for a second and a half.
 fn playbook(source: &PostgresMetrics, query: MetricQuery, setting: &FakeSetting<u32>) -> Playbook {
     let soak = Soak::new("soak", Duration::from_millis(1500))
+        .with_grace(Duration::ZERO)
         .with_interval(Duration::from_millis(200))
         .with_fail_limit(1)
         .with_guard(guard::metric(Arc::new(source.clone()), query).below(1.0));
