@@ -21,6 +21,8 @@ use super::tenant::literal;
 
 /// What is buffered before it is written, in bytes.
 const BATCH: usize = 4 << 20;
+/// So much of a log without changes of ours is worth a commit, in bytes.
+const IDLE: u64 = 4 << 20;
 /// What is held back of transactions that a snapshot does not see, in bytes.
 const HELD: usize = 8 << 20;
 
@@ -261,10 +263,11 @@ impl Link {
                 self.seen = self.seen.max(end);
             }
             Event::Idle { at } => {
-                if self.transaction.is_none() && !self.dirty && self.hold.is_none() && at > self.seen {
-                    // Nothing of ours up to here: the slot need not keep it.
+                // Nothing of ours up to here: the slot need not keep it. It is told only what is written down, and that is
+                // done when it is worth it.
+                if self.transaction.is_none() && self.hold.is_none() && at > self.seen {
                     self.seen = at;
-                    self.stream.confirm(at);
+                    self.dirty |= u64::from(at) - u64::from(self.applied) >= IDLE;
                 }
             }
         }
