@@ -73,8 +73,8 @@ pub use config::SchemaName;
 pub use metrics::{PgBouncerMetrics, PostgresMetrics};
 #[cfg(feature = "mover")]
 pub use mover::{
-    CopyProgress, Finished, HandOver, MoveEvent, MoveId, MoveObserver, MoveOptions, MovePreview, MoveSpec,
-    Mover, NoMoveObserver, ShardAccess, TableSize, Verification, VerifiedTable,
+    CopyProgress, Finished, HandOver, MoveEvent, MoveId, MoveMethod, MoveObserver, MoveOptions, MovePreview,
+    MoveSpec, Mover, NoMoveObserver, ShardAccess, TableSize, Verification, VerifiedTable,
 };
 #[cfg(feature = "metrics")]
 pub use permissions::metrics_permissions;

@@ -3,5 +3,6 @@
 // Helpers unwrap as tests do.
 #![allow(clippy::unwrap_used)]
 
+mod frozen;
 mod rig;
 mod whole;

@@ -33,9 +33,14 @@ pub(crate) fn shard(number: i32) -> ShardId {
 impl Rig {
     /// With so many tenants on the first shard, each with so many accounts and three times as many entries.
     pub(crate) async fn new(tenants: i64, accounts: i64) -> Self {
+        Self::with_log("logical", tenants, accounts).await
+    }
+
+    /// On servers of another `wal_level`.
+    pub(crate) async fn with_log(level: &str, tenants: i64, accounts: i64) -> Self {
         let start = || {
             PostgresServer::builder()
-                .with_setting("wal_level", "logical")
+                .with_setting("wal_level", level)
                 .with_role("app", "secret")
                 .with_database("shop", "app")
                 .start()

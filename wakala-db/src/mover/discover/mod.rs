@@ -156,6 +156,8 @@ pub(crate) struct Question<'a> {
     pub(crate) room: Room,
     /// How long rows may be looked at, beside the count of them. What is not known by then is a warning.
     pub(crate) limit: Duration,
+    /// Whether changes come by a stream.
+    pub(crate) stream: bool,
 }
 
 /// Looks at everything that could stop a move before anything is made; changes nothing on either side. Neither client
@@ -194,6 +196,6 @@ pub(crate) async fn preflight(
         };
         sides.check(&mut findings).await?;
     }
-    findings.extend(refusals_of(&source_server, &destination_server, &room));
+    findings.extend(refusals_of(&source_server, &destination_server, &room, question.stream));
     Ok(Preflight { source: ours, destination: theirs, source_server, destination_server, sizes, findings })
 }
