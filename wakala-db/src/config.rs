@@ -24,6 +24,12 @@ impl SchemaName {
         quoted(&self.0)
     }
 
+    /// The schema that every shard has: it is the same everywhere, since applications call what is in it.
+    #[cfg(feature = "shards")]
+    pub(crate) fn shard() -> Self {
+        Self("wakala_shard".to_owned())
+    }
+
     /// The name as it is.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -78,7 +78,7 @@ impl Call {
                 self.client(error, Phase::Connecting)
             }
             PoolError::Closed => {
-                let message = "the connection pool was closed; make a new store with an open one";
+                let message = "the connection pool was closed; make another with an open one";
                 self.error(ErrorKind::InvalidConfig, Retry::Never, message).with_source(error)
             }
             PoolError::NoRuntimeSpecified => {
@@ -103,6 +103,11 @@ impl Call {
         let effect = if self.writes { "; it may have taken effect" } else { "" };
         let message = format!("no answer after {limit:?}{effect}");
         self.error(ErrorKind::DeadlineExceeded, self.if_lost(), message)
+    }
+
+    /// There is no connection to send anything on.
+    pub(crate) fn unreachable(&self, error: tokio_postgres::Error) -> Error {
+        self.client(error, Phase::Connecting)
     }
 
     /// The statement failed, or its answer was lost.
@@ -139,7 +144,7 @@ impl Call {
         let retry = self.retry(fate);
         let advice = match (kind, retry) {
             (_, Retry::ObserveFirst) => "it may have taken effect",
-            (ErrorKind::Denied, _) => "give the role what it needs; see store_permissions",
+            (ErrorKind::Denied, _) => "give the role what it needs, as the functions …_permissions say",
             (ErrorKind::InvalidConfig, _) if schema_is_missing(answer) => {
                 "run migrate once, or correct the name of the schema"
             }
@@ -237,6 +242,8 @@ fn kind_of(code: &str, message: &str) -> (ErrorKind, Fate) {
         // A missing object, a value or a size that no column takes, a setting that rules the statement out.
         "3F000" | "42P01" | "42883" | "42703" | "55000" => (InvalidConfig, Refused),
         _ if code.starts_with("22") || code.starts_with("54") => (InvalidConfig, Refused),
+        // What the functions of a shard say: another owner, another mover.
+        _ if code.starts_with("WK") => (Conflict, Refused),
         // A broken constraint of ours, a syntax error, damaged data: this program's fault or the schema's.
         _ => (Unexpected, Refused),
     }

@@ -2,9 +2,11 @@
 //!
 //! | feature | what |
 //! |---|---|
+//! | `metrics` | `PostgresMetrics` and `PgBouncerMetrics`: what guards can be made of |
+//! | `mover` | `Mover`: tenants go from shard to shard while they are in use, and back |
+//! | `pgbouncer` | `PgBouncerPools`: keys of `pgbouncer.ini`, read back from every process; `ConnectionBudget` |
 //! | `run-store` | `PostgresStore`: runs recorded in Postgres, for a team |
-//!
-//! Metrics, pool resizing, the shard directory and tenant moves will come here; nothing pretends to be them now.
+//! | `shards` | `Directory`: which shard has which tenant; `propose`, `plan_moves`: where they belong; `Router`: for applications |
 //!
 //! # A tour
 //!
@@ -38,8 +40,14 @@
 //! The engine. Below it, only what Postgres itself rolled back for the sake of another transaction (`40001`, `40P01`) is
 //! sent again, a few times. Each error says by [`Error::retry`](wakala_core::Error::retry) what may be done: where no
 //! connection was to be had nothing was sent, and a refusal of the server's has changed nothing; a connection that broke,
-//! or an answer that did not come in time, leaves the fate of a write open. Nothing here sleeps.
+//! or an answer that did not come in time, leaves the fate of a write open.
+//!
+//! Applications have no engine, so their `Router` tries a transaction again itself, for two seconds unless said otherwise,
+//! after what has certainly had no effect: a refusal by a shard that does not have the tenant, `40001`, `40P01`, or no
+//! connection. It alone sleeps in between. A commit without an answer is never repeated.
 
+#[cfg(any(feature = "run-store", feature = "shards"))]
+mod client;
 #[cfg(feature = "client")]
 mod config;
 #[cfg(feature = "client")]
@@ -52,6 +60,8 @@ mod mover;
 mod permissions;
 #[cfg(feature = "pgbouncer")]
 mod pgbouncer;
+#[cfg(any(feature = "run-store", feature = "shards"))]
+mod schema;
 #[cfg(feature = "shards")]
 mod shards;
 #[cfg(feature = "run-store")]
@@ -59,9 +69,31 @@ mod store;
 
 #[cfg(feature = "client")]
 pub use config::SchemaName;
+#[cfg(feature = "metrics")]
+pub use metrics::{PgBouncerMetrics, PostgresMetrics};
+#[cfg(feature = "mover")]
+pub use mover::{
+    CopyProgress, Finished, HandOver, MoveEvent, MoveId, MoveObserver, MoveOptions, MovePreview, MoveSpec,
+    Mover, NoMoveObserver, ShardAccess, TableSize, Verification, VerifiedTable,
+};
+#[cfg(feature = "metrics")]
+pub use permissions::metrics_permissions;
 #[cfg(feature = "client")]
 pub use permissions::sql_grants;
+#[cfg(feature = "shards")]
+pub use permissions::{directory_permissions, router_permissions};
 #[cfg(feature = "run-store")]
 pub use permissions::{migration_permissions, store_permissions};
+#[cfg(feature = "pgbouncer")]
+pub use pgbouncer::{
+    BudgetReport, ConfigHome, ConnectionBudget, Console, ConsoleRow, FileHome, IniProblem, PgBouncerIni,
+    PgBouncerPools, PgBouncerVersion, PoolBudget, PoolChange, PoolDemand, PoolDifference, PoolMode,
+    PoolUsers, PoolValues, ServerBudget, ServerLimit,
+};
+#[cfg(feature = "shards")]
+pub use shards::{
+    Abort, Directory, Epoch, Existing, Goal, MovePlan, Placement, PlannedMove, PlannedShard, Routed, Router,
+    Shard, ShardId, ShardLoad, ShardSizes, State, TakenOver, TenantId, TenantLoad, plan_moves, propose,
+};
 #[cfg(feature = "run-store")]
 pub use store::PostgresStore;

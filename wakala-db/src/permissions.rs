@@ -9,6 +9,10 @@ use crate::config::{SchemaName, quoted};
 /// The [`Permission::system`] of everything in this crate.
 const SYSTEM: &str = "postgres";
 
+/// Membership in a role is granted in other words.
+const MEMBER: &str = "MEMBER";
+const ROLE: &str = "ROLE ";
+
 /// Which privileges on which table. Lines and letters are only ever added.
 const TABLES: [(&str, &[&str]); 5] = [
     ("claim", &["DELETE", "INSERT", "SELECT"]),
@@ -51,12 +55,44 @@ pub fn store_permissions(schema: &SchemaName) -> Vec<Permission> {
         .collect()
 }
 
+/// What a [`Directory`](crate::Directory) needs to work on tables that somebody else migrated. Nothing of it is spare.
+///
+/// Beside it, to take existing tables over, `SELECT` on them; to keep a legacy column, `SELECT` and `UPDATE` on its table.
+#[cfg(feature = "shards")]
+pub fn directory_permissions(schema: &SchemaName) -> Vec<Permission> {
+    directory(schema, &["INSERT", "SELECT", "UPDATE"])
+}
+
+/// What a [`Router`](crate::Router) needs of the directory: it only reads. Nothing of it is spare.
+#[cfg(feature = "shards")]
+pub fn router_permissions(schema: &SchemaName) -> Vec<Permission> {
+    directory(schema, &["SELECT"])
+}
+
+#[cfg(feature = "shards")]
+fn directory(schema: &SchemaName, actions: &[&str]) -> Vec<Permission> {
+    let name = schema.quoted();
+    let tables = [("directory_version", &["SELECT"][..]), ("shard", actions), ("tenant", actions)];
+    let tables = tables.into_iter().flat_map(|(table, actions)| {
+        let resource = format!("TABLE {name}.{}", quoted(table));
+        actions.iter().map(move |action| Permission::new(SYSTEM, *action, resource.clone()))
+    });
+    std::iter::once(Permission::new(SYSTEM, "USAGE", format!("SCHEMA {name}"))).chain(tables).collect()
+}
+
 /// What [`migrate`](crate::PostgresStore::migrate) needs beside what it makes, which then belongs to whoever calls it: to
 /// create the schema, in the database of that name.
 ///
 /// Where the schema is made by somebody else, its owner needs nothing more.
 pub fn migration_permissions(database: &str) -> Vec<Permission> {
     vec![Permission::new(SYSTEM, "CREATE", format!("DATABASE {}", quoted(database)))]
+}
+
+/// What a [`PostgresMetrics`](crate::PostgresMetrics) needs: to see what the sessions of others do, which the predefined
+/// role `pg_monitor` may, and nobody who is not a member of it or of `pg_read_all_stats`.
+#[cfg(feature = "metrics")]
+pub fn metrics_permissions() -> Vec<Permission> {
+    vec![Permission::new(SYSTEM, MEMBER, format!("{ROLE}{}", quoted("pg_monitor")))]
 }
 
 /// The SQL that gives `role` exactly the given permissions of Postgres; those of other systems are passed over.
@@ -78,6 +114,11 @@ pub fn sql_grants(role: &str, permissions: &[Permission]) -> Vec<String> {
     resources
         .into_iter()
         .map(|(resource, actions)| {
+            if let Some(group) = resource.strip_prefix(ROLE)
+                && actions.contains(MEMBER)
+            {
+                return format!("GRANT {group} TO {role}");
+            }
             let actions: Vec<&str> = actions.into_iter().collect();
             format!("GRANT {} ON {resource} TO {role}", actions.join(", "))
         })
@@ -95,7 +136,11 @@ mod tests {
             Permission::new("aws", "eks:Describe", "TABLE a"),
             Permission::new("postgres", "INSERT", "TABLE a"),
             Permission::new("postgres", "INSERT", "TABLE a"),
+            Permission::new("postgres", "MEMBER", "ROLE \"pg_monitor\""),
         ];
-        assert_eq!(sql_grants("o\"ps", &permissions), ["GRANT INSERT, SELECT ON TABLE a TO \"o\"\"ps\""]);
+        assert_eq!(
+            sql_grants("o\"ps", &permissions),
+            ["GRANT \"pg_monitor\" TO \"o\"\"ps\"", "GRANT INSERT, SELECT ON TABLE a TO \"o\"\"ps\""]
+        );
     }
 }

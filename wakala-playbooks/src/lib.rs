@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`rapid_scale`] | Scaling Playbooks, 1. Traffic Spike Response |
 //! | [`gradual_scale_down`] | Scaling Playbooks, 2. Gradual Scale Down |
+//! | `resize_pools` (feature `pgbouncer`) | Database Scaling, 2. Connection Pool Scaling |
 //!
 //! [`notify`] has the notifiers that post to a URL (feature `webhook`), [`report`] shows a run as one HTML page
 //! (feature `report`).
@@ -18,3 +19,5 @@ pub mod notify;
 pub mod rapid_scale;
 #[cfg(feature = "report")]
 pub mod report;
+#[cfg(feature = "pgbouncer")]
+pub mod resize_pools;

@@ -133,6 +133,9 @@ impl<S: tracing::Subscriber> Layer<S> for Seen {
 #[test]
 fn spans_and_fields_are_those_of_the_table() {
     let seen = Seen::default();
+    // Where there is one dispatcher only, `tracing` asks that of the thread which meets a span first; the threads of other
+    // tests have none, and what they meet would be off for good.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     tracing::subscriber::with_default(tracing_subscriber::registry().with(seen.clone()), || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(whole_run(Arc::new(TracingObserver)));

@@ -7,9 +7,37 @@
 //! owner. Source and destination never both are. Afterwards the stream of the way back keeps the source up to date
 //! until the move is finished, so that it can be taken back without loss.
 
+pub use checks::{Verification, VerifiedTable};
+pub use connect::ShardAccess;
+pub use finish::Finished;
+pub use hand_over::HandOver;
+pub use mover::Mover;
+pub use observer::{CopyProgress, MoveEvent, MoveObserver, NoMoveObserver};
+pub use open::{MovePreview, TableSize};
+pub use spec::{MoveId, MoveOptions, MoveSpec};
+
 mod apply;
 mod change;
+mod checks;
+mod connect;
+mod copy;
+mod copying;
+mod discover;
+mod finish;
+mod hand_over;
 mod holder;
+mod install;
+mod link;
+#[allow(clippy::module_inception, reason = "what the module is about")]
+mod mover;
+mod observer;
+mod open;
+mod prepare;
+mod registry;
+mod side;
 mod snapshot;
+mod spec;
+mod stream;
 mod table;
 mod tenant;
+mod verify;

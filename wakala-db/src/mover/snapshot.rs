@@ -3,7 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use tokio_postgres::Client;
 use wakala_core::{Error, Result};
+
+use super::registry::one;
+use crate::error::Call;
 
 /// As `pg_current_snapshot()` has it. What it sees is exact: every transaction that had committed, and no other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +28,19 @@ impl Snapshot {
     pub(crate) fn sees(&self, xid: u32) -> bool {
         let whole = self.whole(xid);
         whole < self.xmin || (whole < self.xmax && self.running.binary_search(&whole).is_err())
+    }
+
+    /// That of now.
+    pub(crate) async fn current(client: &Client) -> Result<Self> {
+        let call = Call { operation: "snapshot", subject: "the source".to_owned(), writes: false };
+        let row = one(&call, client.query_typed("SELECT pg_current_snapshot()::text", &[]).await)?;
+        row.try_get::<_, &str>(0).map_err(|error| call.failed(error))?.parse()
+    }
+
+    /// One that sees nothing: all that ever comes is to be applied.
+    pub(crate) fn of_nothing() -> Self {
+        // The first transaction of a database has number 3.
+        Self { xmin: 3, xmax: 3, running: Vec::new() }
     }
 
     fn whole(&self, xid: u32) -> u64 {

@@ -80,6 +80,12 @@ impl Tenants {
         &self.ids
     }
 
+    /// Some of them, by their places.
+    pub(crate) fn only(&self, places: &[usize]) -> Self {
+        let ids: Vec<String> = places.iter().map(|place| self.ids[*place].clone()).collect();
+        Self::new(self.kind, &ids).expect("they were fine among all")
+    }
+
     pub(crate) fn kind(&self) -> TenantType {
         self.kind
     }

@@ -13,14 +13,16 @@ use wakala_core::store::{
 };
 use wakala_core::{ResourceKey, Result, RunId};
 
+use crate::client::{Client, Value};
 use crate::config::SchemaName;
 use crate::error::Call;
-use client::{Client, Value};
+use crate::schema::Migrations;
 use rows::{Columns, head_columns, key_texts, number, place, read_head};
 
-mod client;
 mod rows;
-mod schema;
+
+const MIGRATIONS: Migrations =
+    Migrations { versions: "schema_version", scripts: &[include_str!("migrations/0001_runs.sql")] };
 
 /// As long as a call may take unless said otherwise.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -84,7 +86,7 @@ impl PostgresStore {
     /// # Errors
     /// `Denied` where the role may not create them; `Unsupported` where a later version of this crate has made them.
     pub async fn migrate(&self) -> Result<()> {
-        schema::migrate(&self.client, &self.schema).await
+        MIGRATIONS.migrate(&self.client, &self.schema).await
     }
 
     /// Looks whether the schema is there, and of the version that this crate needs. The first call to the store does
@@ -94,7 +96,7 @@ impl PostgresStore {
     /// `InvalidConfig` where [`migrate`](Self::migrate) must be called first; `Unsupported` where a later version of this
     /// crate has made the schema; `Denied` where the role may not read it.
     pub async fn check(&self) -> Result<()> {
-        self.checked.get_or_try_init(|| schema::check(&self.client, &self.schema)).await.copied()
+        self.checked.get_or_try_init(|| MIGRATIONS.check(&self.client, &self.schema)).await.copied()
     }
 
     /// Calls a function of the schema, which answers by one row.

@@ -44,11 +44,18 @@ async fn a_stuck_wait_learns_the_problem_without_a_change() {
     namespace.create(&bed::Workload::new("late", 1).with_image("never/api:2").deployment()).await.unwrap();
     let workload = Workload::deployment(&cluster, namespace.name(), "late");
     problem(&workload, "ImagePullBackOff").await;
-    // As somebody sees it who looked before there was anything to see.
-    let quiet = workload.observe(&cx()).await.unwrap();
-    let innocent = quiet.clone().with_problem(None);
-    let seen = workload.changed(&cx(), &innocent).await.unwrap();
-    assert_eq!((seen.version, seen.problem), (quiet.version, quiet.problem));
+    for attempt in 1.. {
+        // As somebody sees it who looked before there was anything to see.
+        let quiet = workload.observe(&cx()).await.unwrap();
+        let innocent = quiet.clone().with_problem(None);
+        let seen = workload.changed(&cx(), &innocent).await.unwrap();
+        // Its controller may still write the status: that is a change, and ends the wait as one.
+        if seen.version == quiet.version {
+            assert_eq!(seen.problem, quiet.problem);
+            break;
+        }
+        assert!(attempt < 20, "its status never rests: {seen:?}");
+    }
     namespace.delete().await.unwrap();
 }
 

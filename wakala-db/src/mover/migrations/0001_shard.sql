@@ -14,7 +14,7 @@ CREATE TABLE wakala_shard.owner (
 
 -- One row: which shard this database is.
 CREATE TABLE wakala_shard.shard (
-    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    single boolean PRIMARY KEY DEFAULT true CHECK (single),
     id integer NOT NULL CHECK (id > 0)
 );
 
@@ -110,6 +110,29 @@ BEGIN
 END
 $$;
 
+-- A row does not change its tenant while one of the two is moved: the stream of one has no place for the other's row.
+CREATE FUNCTION wakala_shard.check_stays(old_tenant text, new_tenant text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM wakala_shard.move AS m WHERE m.tenants && ARRAY[old_tenant, new_tenant]) THEN
+        RAISE EXCEPTION 'a row of tenant % cannot become one of tenant % while one of them is moved', old_tenant, new_tenant
+            USING ERRCODE = 'WK005', HINT = 'Repeat it when the move is finished.';
+    END IF;
+END
+$$;
+
+-- TRUNCATE takes the rows of all tenants, and the stream does not carry it.
+CREATE FUNCTION wakala_shard.guard_truncate() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM wakala_shard.move) THEN
+        RAISE EXCEPTION 'table %.% is not truncated while tenants are moved', TG_TABLE_SCHEMA, TG_TABLE_NAME
+            USING ERRCODE = 'WK005', HINT = 'Delete the rows of a tenant, or repeat it when the move is finished.';
+    END IF;
+    RETURN NULL;
+END
+$$;
+
 -- What an application that knows the directory calls first in a transaction.
 CREATE FUNCTION wakala_shard.enter(tenant text, epoch bigint) RETURNS void
 LANGUAGE plpgsql AS $$
@@ -121,11 +144,16 @@ END
 $$;
 
 -- The fence: this shard gives the tenant up, and puts the token into its change stream, behind all that the tenant's
--- writers did. Waits for them, as long as lock_timeout says. Idempotent: a repeat finds it done.
-CREATE FUNCTION wakala_shard.give_up(move_id text, lease bigint, tenant text, from_epoch bigint, to_shard integer) RETURNS boolean
+-- writers did. Waits for them, as long as lock_timeout says. With the token go the values of the sequences, which no
+-- stream carries. False where it was done before.
+CREATE FUNCTION wakala_shard.give_up(move_id text, lease bigint, tenant text, from_epoch bigint, to_shard integer,
+    sequences text[]) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     owner record;
+    name text;
+    value bigint;
+    used jsonb := '{}';
 BEGIN
     PERFORM wakala_shard.mover_enter(move_id, lease);
     PERFORM pg_advisory_xact_lock(wakala_shard.tenant_lock(tenant));
@@ -134,12 +162,35 @@ BEGIN
         RETURN false;
     END IF;
     IF owner IS NULL OR owner.state <> 'owned' OR owner.epoch <> from_epoch THEN
-        RAISE EXCEPTION 'tenant % is not this shard''s to give up: %', tenant, owner USING ERRCODE = 'WK004';
+        RAISE EXCEPTION 'tenant % is not this shard''s to give up in epoch %: %', tenant, from_epoch, owner
+            USING ERRCODE = 'WK004';
     END IF;
-    UPDATE wakala_shard.owner AS o SET state = 'gone', epoch = from_epoch + 1, shard = to_shard WHERE o.tenant_id = tenant;
-    PERFORM pg_logical_emit_message(true, 'wakala.token',
-        jsonb_build_object('move', move_id, 'tenant', tenant, 'epoch', from_epoch + 1, 'shard', to_shard)::text);
+    UPDATE wakala_shard.owner AS o SET state = 'gone', epoch = from_epoch + 1, shard = to_shard
+        WHERE o.tenant_id = tenant;
+    FOREACH name IN ARRAY sequences LOOP
+        EXECUTE format('SELECT last_value FROM %s', name) INTO value;
+        used := used || jsonb_build_object(name, value);
+    END LOOP;
+    PERFORM pg_logical_emit_message(true, 'wakala.token', jsonb_build_object(
+        'move', move_id, 'tenant', tenant, 'epoch', from_epoch + 1, 'shard', to_shard, 'sequences', used)::text);
     RETURN true;
+END
+$$;
+
+-- Numbers up to this one are given out no more. Never goes back: whoever takes numbers meanwhile would have to take a
+-- thousand between the two statements.
+CREATE FUNCTION wakala_shard.raise_sequence(name text, used bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    value bigint;
+    step bigint := (SELECT s.seqincrement FROM pg_sequence AS s WHERE s.seqrelid = name::regclass);
+BEGIN
+    EXECUTE format('SELECT last_value FROM %s', name) INTO value;
+    IF step > 0 AND value < used AND nextval(name::regclass) < used THEN
+        PERFORM setval(name::regclass, used + 1000 * step);
+    ELSIF step < 0 AND value > used AND nextval(name::regclass) > used THEN
+        PERFORM setval(name::regclass, used + 1000 * step);
+    END IF;
 END
 $$;
 
@@ -162,3 +213,21 @@ BEGIN
     RETURN true;
 END
 $$;
+
+-- What was verified: one row a table and pass.
+CREATE TABLE wakala_shard.move_check (
+    move_id text NOT NULL,
+    -- "before" the first fence, "after" the last, "back".
+    pass text NOT NULL,
+    relation text NOT NULL,
+    row_count bigint NOT NULL,
+    equal boolean NOT NULL,
+    made timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (move_id, pass, relation)
+);
+
+-- Whoever writes rows of tenants calls these; the rest is the mover's.
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA wakala_shard FROM PUBLIC;
+GRANT USAGE ON SCHEMA wakala_shard TO PUBLIC;
+GRANT EXECUTE ON FUNCTION wakala_shard.enter(text, bigint), wakala_shard.check_owner(text, bigint, boolean),
+    wakala_shard.check_stays(text, text) TO PUBLIC;

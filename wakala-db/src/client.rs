@@ -15,18 +15,18 @@ const ATTEMPTS: u32 = 5;
 
 /// A value and its type. The type goes with the statement, which so needs neither a name nor a round trip to be
 /// prepared: a PgBouncer in transaction mode gives each statement another connection.
-pub(super) type Value<'a> = (&'a (dyn ToSql + Sync), Type);
+pub(crate) type Value<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// A pool, and how long a call may take.
 #[derive(Clone, Debug)]
-pub(super) struct Client {
-    pub(super) pool: Pool,
-    pub(super) limit: Duration,
+pub(crate) struct Client {
+    pub(crate) pool: Pool,
+    pub(crate) limit: Duration,
 }
 
 impl Client {
     /// The rows of one statement, which is a transaction of its own.
-    pub(super) async fn rows(&self, call: &Call, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>> {
+    pub(crate) async fn rows(&self, call: &Call, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>> {
         let until = Instant::now() + self.limit;
         let mut attempt = 1;
         loop {
@@ -55,14 +55,25 @@ impl Client {
     }
 
     /// The only row of a statement that has one.
-    pub(super) async fn row(&self, call: &Call, sql: &str, values: &[Value<'_>]) -> Result<Row> {
+    pub(crate) async fn row(&self, call: &Call, sql: &str, values: &[Value<'_>]) -> Result<Row> {
         self.rows(call, sql, values).await?.pop().ok_or_else(|| call.odd_answer("without a row"))
     }
 
     /// Several statements in one transaction; any failure leaves nothing of them.
-    pub(super) async fn transaction<T>(
+    pub(crate) async fn transaction<T>(
         &self,
         call: &Call,
+        work: impl AsyncFnOnce(&tokio_postgres::Transaction<'_>) -> Result<T, Failed>,
+    ) -> Result<T> {
+        // Whatever is the default of the role.
+        self.transaction_at(call, IsolationLevel::ReadCommitted, work).await
+    }
+
+    /// The same in another isolation level.
+    pub(crate) async fn transaction_at<T>(
+        &self,
+        call: &Call,
+        isolation: IsolationLevel,
         work: impl AsyncFnOnce(&tokio_postgres::Transaction<'_>) -> Result<T, Failed>,
     ) -> Result<T> {
         let until = Instant::now() + self.limit;
@@ -70,8 +81,7 @@ impl Client {
         let done = timeout_at(until, async {
             let transaction = connection
                 .build_transaction()
-                // Whatever is the default of the role.
-                .isolation_level(IsolationLevel::ReadCommitted)
+                .isolation_level(isolation)
                 .read_only(false)
                 .start()
                 .await
@@ -93,7 +103,7 @@ impl Client {
         }
     }
 
-    async fn connection(&self, call: &Call, until: Instant) -> Result<Connection> {
+    pub(crate) async fn connection(&self, call: &Call, until: Instant) -> Result<Connection> {
         match timeout_at(until, self.pool.get()).await {
             Ok(Ok(object)) => Ok(Connection(Some(object))),
             Ok(Err(error)) => Err(call.no_connection(error)),
@@ -104,7 +114,7 @@ impl Client {
 
 /// Why a transaction is not committed.
 #[derive(Debug)]
-pub(super) enum Failed {
+pub(crate) enum Failed {
     Client(tokio_postgres::Error),
     Ours(Error),
 }
@@ -124,10 +134,10 @@ impl From<Error> for Failed {
 /// A connection that goes back to the pool only where its statement was answered: the next one to have it would wait
 /// for that answer first. Dropped before, by a time limit or because the caller was, it is closed.
 #[derive(Debug)]
-struct Connection(Option<Object>);
+pub(crate) struct Connection(Option<Object>);
 
 impl Connection {
-    fn give_back(mut self) {
+    pub(crate) fn give_back(mut self) {
         drop(self.0.take());
     }
 }

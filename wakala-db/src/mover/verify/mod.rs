@@ -1,0 +1,9 @@
+//! Whether both sides have the same rows.
+
+mod difference;
+mod digest;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use difference::first_difference;
+pub(crate) use digest::{Digest, digests};
