@@ -171,12 +171,7 @@ impl Rig {
             let name = format!("{side}_{number}");
             server.execute("postgres", &format!("CREATE DATABASE {name}")).await.unwrap();
             let client = server.connect(&name, "postgres").await.unwrap();
-            client
-                .batch_execute(
-                    &MIGRATION.replace(" only boolean", " \"only\" boolean").replace("(only)", "(\"only\")"),
-                )
-                .await
-                .unwrap();
+            client.batch_execute(MIGRATION).await.unwrap();
             client.batch_execute("CREATE SCHEMA shop; SET search_path = shop, public").await.unwrap();
             // The numbers of the types differ from side to side.
             for _ in 0..place {
