@@ -7,9 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_postgres::Client;
 
-use super::rig::{
-    Counter, DESTINATION, SOURCE, Shard, chunks, describe, holder, rows, shard, start, tenants,
-};
+use super::rig::{DESTINATION, SOURCE, Shard, chunks, describe, holder, rows, shard, start, tenants};
 use crate::mover::change::{Op, Row, Value};
 use crate::mover::copy::{Action, Chunk, Chunks, Copied, Copier, Scope, Watch, forget, load, save};
 use crate::mover::snapshot::Snapshot;
