@@ -92,7 +92,7 @@ pub(crate) async fn discover(client: &Client, scope: &Scope) -> Result<Catalog> 
 /// A read-only transaction in which names are as whole as they can be, and texts the same on every server.
 async fn begin(client: &Client) -> Result<()> {
     let sql = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
-        SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL row_security = off;
+        SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL row_security = off; SET LOCAL jit = off;
         SET LOCAL DateStyle = 'ISO, YMD'; SET LOCAL IntervalStyle = 'iso_8601'; SET LOCAL TimeZone = 'UTC';
         SET LOCAL extra_float_digits = 1; SET LOCAL bytea_output = 'hex'; SET LOCAL lc_monetary = 'C'";
     read::run(client, "discover", sql).await
