@@ -68,12 +68,14 @@ mod store;
 
 #[cfg(feature = "client")]
 pub use config::SchemaName;
+#[cfg(any(feature = "run-store", feature = "shards"))]
+pub use permissions::migration_permissions;
 #[cfg(feature = "client")]
 pub use permissions::sql_grants;
+#[cfg(feature = "run-store")]
+pub use permissions::store_permissions;
 #[cfg(feature = "shards")]
 pub use permissions::{directory_permissions, router_permissions};
-#[cfg(feature = "run-store")]
-pub use permissions::{migration_permissions, store_permissions};
 #[cfg(feature = "shards")]
 pub use shards::{
     Abort, Directory, Epoch, Existing, Goal, MovePlan, Placement, PlannedMove, PlannedShard, Routed, Router,

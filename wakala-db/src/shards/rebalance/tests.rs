@@ -122,7 +122,7 @@ impl Oracle<'_> {
             waiting: plan.shards.iter().map(|planned| planned.before.bytes).collect(),
             loads,
             best: u64::MAX,
-            nodes: 200_000,
+            nodes: 100_000,
         };
         oracle.descend(0, 0);
         ((oracle.best < u64::MAX).then_some(oracle.best), oracle.nodes > 0)
