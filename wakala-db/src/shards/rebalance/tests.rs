@@ -284,6 +284,20 @@ fn a_tenant_larger_than_a_share_stays_and_the_others_make_room() {
 }
 
 #[test]
+fn tenants_without_rows_leave_a_shard_that_is_to_be_emptied() {
+    let loads = [load(1, 1, 0), load(2, 2, 0), load(3, 2, 100), load(4, 3, 50)];
+    let shards = [shard(1), shard(2).with_active(false), shard(3)];
+    let plan = plan_moves(&loads, &shards, &Goal::default().with_tolerance_permille(500)).unwrap();
+    sound(&plan, &loads);
+    let moved: Vec<i64> = plan.moves.iter().map(|planned| planned.tenant.as_str().parse().unwrap()).collect();
+    assert_eq!((moved, plan.bytes, plan.reached), (vec![2, 3], 100, true), "{plan}");
+    let none = [load(1, 2, 0)];
+    let plan = plan_moves(&none, &shards, &Goal::default()).unwrap();
+    sound(&plan, &none);
+    assert_eq!(plan.moves.len(), 1);
+}
+
+#[test]
 fn writes_count_as_the_goal_says() {
     let busy = |tenant, home| load(tenant, home, 1_000).with_writes_per_second(90);
     let mut loads = vec![busy(1, 1), busy(2, 1)];
