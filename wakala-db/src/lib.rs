@@ -78,8 +78,12 @@ pub use mover::{
 };
 #[cfg(feature = "metrics")]
 pub use permissions::metrics_permissions;
+#[cfg(any(feature = "run-store", feature = "shards"))]
+pub use permissions::migration_permissions;
 #[cfg(feature = "client")]
 pub use permissions::sql_grants;
+#[cfg(feature = "run-store")]
+pub use permissions::store_permissions;
 #[cfg(feature = "shards")]
 pub use permissions::{directory_permissions, router_permissions};
 #[cfg(feature = "run-store")]

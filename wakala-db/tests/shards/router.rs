@@ -251,6 +251,46 @@ async fn what_the_application_gives_up_is_not_committed_and_its_reason_comes_bac
     assert_eq!(ledger(&shards, 1, &id).await, []);
 }
 
+#[derive(Debug)]
+struct Wrapped(tokio_postgres::Error);
+
+impl std::fmt::Display for Wrapped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("could not be stored")
+    }
+}
+
+impl std::error::Error for Wrapped {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_in_the_middle_of_the_work_is_followed_too_also_within_errors_of_the_applications() {
+    let shards = Shards::at(server().await).await;
+    let (id, router) = (shards.tenant("guarded").await, shards.router());
+    shards.owns(2, &id, 2, 2, "active").await;
+    let guard = format!(
+        "DO $$ BEGIN
+             IF current_database() = '{}' THEN
+                 RAISE EXCEPTION 'not here' USING ERRCODE = 'WK001', DETAIL = 'shard=2 epoch=2';
+             END IF;
+         END $$",
+        SHARDS[0]
+    );
+    let since = router
+        .run(&id, async |transaction| {
+            let since = enter(transaction, &id, 1).await?;
+            transaction.batch_execute(&guard).await.map_err(|error| Abort::because(Wrapped(error)))?;
+            Ok(since)
+        })
+        .await
+        .unwrap();
+    assert_eq!(since, 2);
+    assert_eq!((ledger(&shards, 1, &id).await, ledger(&shards, 2, &id).await), (vec![], vec![(1, 2)]));
+}
+
 #[tokio::test]
 async fn a_failed_statement_that_is_passed_over_is_not_taken_for_a_commit() {
     let shards = Shards::at(server().await).await;

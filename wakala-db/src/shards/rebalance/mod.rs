@@ -177,7 +177,7 @@ pub fn plan_moves(loads: &[TenantLoad], shards: &[Shard], goal: &Goal) -> Result
             sum.tenants += 1;
             sum.bytes += load.bytes;
             sum.writes_per_second += load.writes_per_second;
-            sum.load += problem.load(n);
+            sum.load += problem.weight[n];
         }
         sums
     };
