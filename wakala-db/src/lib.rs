@@ -86,8 +86,6 @@ pub use permissions::sql_grants;
 pub use permissions::store_permissions;
 #[cfg(feature = "shards")]
 pub use permissions::{directory_permissions, router_permissions};
-#[cfg(feature = "run-store")]
-pub use permissions::{migration_permissions, store_permissions};
 #[cfg(feature = "pgbouncer")]
 pub use pgbouncer::{
     BudgetReport, ConfigHome, ConnectionBudget, Console, ConsoleRow, FileHome, IniProblem, PgBouncerIni,

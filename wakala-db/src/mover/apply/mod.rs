@@ -187,6 +187,7 @@ impl Applier {
     /// # Errors
     /// `Unavailable` where the connection is lost; nothing of it will be committed then either, but see
     /// [`commit`](Self::commit).
+    #[cfg(test)]
     pub(crate) async fn rollback(&mut self) -> Result<()> {
         self.buffer = Vec::new();
         self.bytes = 0;
@@ -197,6 +198,7 @@ impl Applier {
         Ok(())
     }
 
+    #[cfg(test)]
     pub(crate) fn client(&self) -> &Client {
         &self.client
     }

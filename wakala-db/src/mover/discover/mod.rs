@@ -25,7 +25,7 @@ use wakala_core::Result;
 pub(crate) use finding::{Finding, Findings};
 pub(crate) use relations::{Reference, Sequence};
 pub(crate) use server::{Room, ServerFacts, refusals_of};
-pub(crate) use sizes::{Size, sizes};
+pub(crate) use sizes::Size;
 
 use super::table::Table;
 use super::tenant::{TenantType, Tenants};
@@ -43,6 +43,7 @@ pub(crate) struct Scope {
 
 impl Scope {
     /// All tables that have this column.
+    #[cfg(test)]
     pub(crate) fn new(tenant_column: impl Into<String>) -> Self {
         Self { tenant_column: tenant_column.into(), schemas: Vec::new(), without: Vec::new() }
     }
@@ -137,10 +138,10 @@ fn catalog(facts: read::Facts, scope: &Scope, fingerprint: String) -> Catalog {
 /// Both sides, and all that speaks against a move between them.
 #[derive(Clone, Debug)]
 pub(crate) struct Preflight {
+    #[cfg(test)]
     pub(crate) source: Catalog,
+    #[cfg(test)]
     pub(crate) destination: Catalog,
-    pub(crate) source_server: ServerFacts,
-    pub(crate) destination_server: ServerFacts,
     /// Of the tenants on the source; empty where the schema is refused.
     pub(crate) sizes: Vec<Size>,
     /// Of both sides and between them, the side before each object.
@@ -197,5 +198,12 @@ pub(crate) async fn preflight(
         sides.check(&mut findings).await?;
     }
     findings.extend(refusals_of(&source_server, &destination_server, &room, question.stream));
-    Ok(Preflight { source: ours, destination: theirs, source_server, destination_server, sizes, findings })
+    Ok(Preflight {
+        #[cfg(test)]
+        source: ours,
+        #[cfg(test)]
+        destination: theirs,
+        sizes,
+        findings,
+    })
 }

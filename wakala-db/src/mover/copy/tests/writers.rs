@@ -130,7 +130,7 @@ impl Stream<'_> {
                 }
                 Action::Drop => self.judged[1] += 1,
                 Action::Recopy(chunk) => {
-                    forget(self.destination, &holder(), chunk).await.unwrap();
+                    self.destination.batch_execute(&forget(&holder(), chunk)).await.unwrap();
                     self.judged[2] += 1;
                 }
             }

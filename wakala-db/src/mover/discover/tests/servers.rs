@@ -173,6 +173,6 @@ async fn what_one_server_cannot_show_is_judged_too() {
         says(&found.refusals, &["destination: disk: 2047 MB are free, 2048 MB are needed"]),
         "{found:#?}"
     );
-    let unknown = refusals_of(&good, &other, &Room { source_free_bytes: None, ..ROOM });
+    let unknown = refusals_of(&good, &other, &Room { source_free_bytes: None, ..ROOM }, true);
     assert!(says(&unknown.warnings, &["source: disk: how much is free was not given"]), "{unknown:#?}");
 }
