@@ -16,7 +16,7 @@ use crate::rig::{MINUTE, SHARDS, Shards, bouncer, epoch, server, shard, start, t
 
 /// A line in the ledger, with the epoch that the shard has for the tenant.
 async fn enter(transaction: &Transaction<'_>, tenant: &TenantId, entry: i64) -> Result<i64, Abort> {
-    let sql = "INSERT INTO public.ledger SELECT tenant_id, $2, epoch FROM wakala.owner WHERE tenant_id = $1 RETURNING epoch";
+    let sql = "INSERT INTO public.ledger SELECT tenant_id, $2, epoch FROM wakala_shard.owner WHERE tenant_id = $1 RETURNING epoch";
     let rows = transaction.query_typed(sql, &[(&tenant.as_str(), Type::TEXT), (&entry, Type::INT8)]).await?;
     Ok(rows[0].get(0))
 }
@@ -157,9 +157,9 @@ async fn a_shard_that_claims_ever_later_owners_is_given_up_in_time_too() {
     let shards = Shards::on(server, server).await;
     for (on, other) in [(1, 2), (2, 1)] {
         let sql = format!(
-            "CREATE OR REPLACE FUNCTION wakala.enter(tenant text, epoch bigint) RETURNS void LANGUAGE plpgsql AS $$
+            "CREATE OR REPLACE FUNCTION wakala_shard.enter(tenant text, epoch bigint) RETURNS void LANGUAGE plpgsql AS $$
              BEGIN
-                 PERFORM nextval('wakala.entries');
+                 PERFORM nextval('wakala_shard.entries');
                  RAISE EXCEPTION 'over there' USING ERRCODE = 'WK001', DETAIL = format('shard={other} epoch=%s', epoch + 1);
              END $$"
         );
@@ -448,7 +448,7 @@ async fn transactions_of_ones_own_can_learn_too() {
     moved(&shards, &id, 1, 2, 2, false).await;
     let connection = routed.pool.get().await.unwrap();
     let values = [(&id.as_str() as _, Type::TEXT), (&routed.epoch.get() as _, Type::INT8)];
-    let error = connection.query_typed("SELECT wakala.enter($1, $2)", &values).await.unwrap_err();
+    let error = connection.query_typed("SELECT wakala_shard.enter($1, $2)", &values).await.unwrap_err();
     assert!(router.redirected(&id, &error) && !router.redirected(&id, &error));
     assert_eq!(router.route(&id).await.unwrap().shard, shard(2));
     let other = connection.query_typed("SELECT 1 / 0", &[]).await.unwrap_err();

@@ -198,11 +198,6 @@ impl Applier {
         Ok(())
     }
 
-    #[cfg(test)]
-    pub(crate) fn client(&self) -> &Client {
-        &self.client
-    }
-
     /// Takes the buffer. Until the call has succeeded, whose end may never come, the state is `Broken`.
     fn start(&mut self, committing: bool) -> Result<(Vec<Pushed>, State)> {
         let before = std::mem::replace(&mut self.state, State::Broken);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+#[cfg(test)]
 use wakala_core::{Error, Result};
 
 /// One reason, in one sentence, with what helps.

@@ -12,7 +12,7 @@ use tokio_postgres::types::{FromSql, Type};
 use wakala_testbed::{PostgresAccess, PostgresServer};
 
 use crate::mover::apply::Applier;
-use crate::mover::change::{Op, Row, Value};
+use crate::mover::change::{Row, Value};
 use crate::mover::holder::Holder;
 use crate::mover::table::{Column, Format, Table};
 
@@ -227,12 +227,6 @@ impl Rig {
             Err(error) if error.code().is_some_and(|code| code.code() == "23505") => None,
             Err(error) => panic!("{sql}: {error:?}"),
         }
-    }
-
-    pub(super) async fn insert(&self, table: usize, columns: &str, values: &str) -> Op {
-        let name = self.tables[table].table.quoted();
-        let sql = format!("INSERT INTO {name} ({columns}) VALUES ({values})");
-        Op::Insert(self.change(table, &sql).await.unwrap())
     }
 
     pub(super) async fn content(client: &Client, table: &Table) -> Vec<String> {

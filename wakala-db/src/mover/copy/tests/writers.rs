@@ -18,7 +18,7 @@ const ITEMS: &str = "CREATE TABLE item (tenant_id integer NOT NULL, id bigint NO
 
 async fn write(source: &Shard, seed: u64, stop: Arc<AtomicBool>) {
     let client = source.client().await;
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         client.batch_execute("SET synchronous_commit = off").await.unwrap();
     }
     let mut state = seed;
