@@ -3,7 +3,7 @@
 use deadpool_postgres::{Manager, Pool};
 use tokio_postgres::{Client, NoTls};
 use wakala_db::{Directory, MoveId, MoveSpec, Mover, SchemaName, Shard, ShardAccess, ShardId, TenantId};
-use wakala_testbed::PostgresServer;
+use wakala_testbed::{PostgresBuilder, PostgresServer};
 
 /// What a tenant has.
 pub(crate) const TABLES: &str = "
@@ -33,18 +33,13 @@ pub(crate) fn shard(number: i32) -> ShardId {
 impl Rig {
     /// With so many tenants on the first shard, each with so many accounts and three times as many entries.
     pub(crate) async fn new(tenants: i64, accounts: i64) -> Self {
-        let start = || {
-            PostgresServer::builder()
-                .with_setting("wal_level", "logical")
-                .with_role("app", "secret")
-                .with_database("shop", "app")
-                .start()
-        };
-        let (one, two) = futures::try_join!(start(), start()).unwrap();
-        for server in [&one, &two] {
-            server.execute("shop", TABLES).await.unwrap();
-            server.execute("shop", "GRANT ALL ON ALL TABLES IN SCHEMA public TO app").await.unwrap();
-        }
+        Self::with_log("logical", tenants, accounts).await
+    }
+
+    /// On servers of another `wal_level`.
+    pub(crate) async fn with_log(level: &str, tenants: i64, accounts: i64) -> Self {
+        let rig = Self::start(TABLES, |builder| builder.with_setting("wal_level", level)).await;
+        let one = &rig.servers[0];
         one.execute(
             "shop",
             &format!(
@@ -58,6 +53,39 @@ impl Rig {
         )
         .await
         .unwrap();
+        for tenant in 1..=tenants {
+            rig.directory.register(&TenantId::from(tenant), shard(1)).await.unwrap();
+        }
+        rig
+    }
+
+    /// With these tables, and nobody.
+    pub(crate) async fn with(tables: &str) -> Self {
+        Self::start(tables, |builder| builder).await
+    }
+
+    /// With servers that are as `change` says.
+    pub(crate) async fn start(tables: &str, change: impl Fn(PostgresBuilder) -> PostgresBuilder) -> Self {
+        let start = || {
+            let builder = PostgresServer::builder()
+                .with_setting("wal_level", "logical")
+                .with_setting("max_prepared_transactions", 50)
+                .with_role("app", "secret")
+                .with_database("shop", "app");
+            change(builder).start()
+        };
+        let (one, two) = futures::try_join!(start(), start()).unwrap();
+        for server in [&one, &two] {
+            server.execute("shop", tables).await.unwrap();
+            server
+                .execute(
+                    "shop",
+                    "GRANT ALL ON ALL TABLES IN SCHEMA public TO app;
+                     GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO app",
+                )
+                .await
+                .unwrap();
+        }
         let config = one.config("shop", "postgres").unwrap();
         let pool = Pool::builder(Manager::new(config, NoTls)).max_size(8).build().unwrap();
         let directory = Directory::new(pool, SchemaName::default());
@@ -65,9 +93,6 @@ impl Rig {
         for (number, server) in (1..).zip([&one, &two]) {
             let shard = Shard::new(shard(number), "127.0.0.1", server.port(), "shop");
             directory.add_shard(&shard).await.unwrap();
-        }
-        for tenant in 1..=tenants {
-            directory.register(&TenantId::from(tenant), shard(1)).await.unwrap();
         }
         Self { servers: [one, two], directory }
     }
@@ -77,11 +102,16 @@ impl Rig {
         ShardAccess::without_tls(server.config("shop", "postgres").unwrap())
     }
 
+    /// From the first shard to the second.
     pub(crate) async fn mover(&self, name: &str, tenants: &[i64]) -> Mover {
-        let id: MoveId = name.parse().unwrap();
+        self.try_mover(name, tenants).await.unwrap()
+    }
+
+    pub(crate) async fn try_mover(&self, name: &str, tenants: &[i64]) -> wakala_core::Result<Mover> {
+        let id: MoveId = name.parse()?;
         let tenants = tenants.iter().map(|tenant| TenantId::from(*tenant)).collect();
-        let spec = MoveSpec::new(id, shard(1), shard(2), tenants).unwrap();
-        Mover::open(spec, self.access(1), self.access(2), self.directory.clone()).await.unwrap()
+        let spec = MoveSpec::new(id, shard(1), shard(2), tenants)?;
+        Mover::open(spec, self.access(1), self.access(2), self.directory.clone()).await
     }
 
     pub(crate) async fn app(&self, number: i32) -> Client {
@@ -95,12 +125,25 @@ impl Rig {
 
     /// Nothing is left of any move.
     pub(crate) async fn assert_clean(&self) {
+        assert_eq!(self.leftovers().await, Vec::<String>::new());
+    }
+
+    /// What is left of moves.
+    pub(crate) async fn leftovers(&self) -> Vec<String> {
+        let mut found = Vec::new();
         for number in [1, 2] {
-            let left =
-                "SELECT (SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_publication)
-                + (SELECT count(*) FROM wakala_shard.move) + (SELECT count(*) FROM wakala_shard.move_object)
-                + (SELECT count(*) FROM wakala_shard.move_chunk)";
-            assert_eq!(self.value(number, left).await, "0", "shard {number}");
+            let left = "SELECT coalesce(string_agg(what, ', '), '') FROM (
+                    SELECT 'slot ' || slot_name AS what FROM pg_replication_slots
+                    UNION ALL SELECT 'publication ' || pubname FROM pg_publication
+                    UNION ALL SELECT 'move ' || move_id FROM wakala_shard.move
+                    UNION ALL SELECT 'object ' || kind || ' ' || name FROM wakala_shard.move_object
+                    UNION ALL SELECT 'chunk of ' || move_id FROM wakala_shard.move_chunk
+                    UNION ALL SELECT 'check of ' || move_id FROM wakala_shard.move_check) AS all_of_it";
+            let left = self.value(number, left).await;
+            if !left.is_empty() {
+                found.push(format!("shard {number}: {left}"));
+            }
         }
+        found
     }
 }
