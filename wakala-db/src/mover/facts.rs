@@ -11,18 +11,31 @@ use super::registry::{self, Owner, OwnerState, one};
 use super::spec::MoveSpec;
 use super::stream;
 use crate::error::Call;
-use crate::shards::TenantId;
+use crate::shards::{Directory, ShardId, TenantId};
 
 /// Where a tenant of a move is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TenantPlace {
-    /// The source gave it up and the destination has not opened it yet, or the other way round: nobody serves it until the
-    /// move goes on.
-    Between,
     /// The destination serves it.
     Destination,
     /// The source serves it; also where the move has not begun.
     Source,
+    /// The source gave it up and the destination has not opened it yet: nobody serves it until the move goes on.
+    ToDestination,
+    /// The destination gave it up and the source has not opened it yet: nobody serves it until the move goes on.
+    ToSource,
+}
+
+/// How a tenant of a move stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TenantFacts {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Who serves it, as the shards say.
+    pub place: TenantPlace,
+    /// Who serves it, as the directory says; `None` where it does not know the tenant.
+    pub directory: Option<ShardId>,
 }
 
 /// How a move stands. Read by [`MoveFacts::read`], which neither takes the move over nor changes anything.
@@ -44,15 +57,20 @@ pub struct MoveFacts {
     /// Whether all rows were the same, by the name that the pass was given.
     pub checks: BTreeMap<String, bool>,
     /// In the order of the move.
-    pub tenants: Vec<(TenantId, TenantPlace)>,
+    pub tenants: Vec<TenantFacts>,
 }
 
 impl MoveFacts {
-    /// Reads both shards.
+    /// Reads both shards, and the directory.
     ///
     /// # Errors
     /// `Unavailable`, `Denied` where one cannot be read.
-    pub async fn read(spec: &MoveSpec, source: &ShardAccess, destination: &ShardAccess) -> Result<Self> {
+    pub async fn read(
+        spec: &MoveSpec,
+        source: &ShardAccess,
+        destination: &ShardAccess,
+        directory: &Directory,
+    ) -> Result<Self> {
         let application = format!("wakala look at {}", spec.id);
         let (source, destination) =
             futures::try_join!(source.connect(&application), destination.connect(&application))?;
@@ -75,7 +93,12 @@ impl MoveFacts {
             let here = if has_source { registry::owner(&source, tenant.as_str()).await? } else { None };
             let there =
                 if has_destination { registry::owner(&destination, tenant.as_str()).await? } else { None };
-            facts.tenants.push((tenant.clone(), place(here.as_ref(), there.as_ref())));
+            let placement = directory.find(tenant).await?;
+            facts.tenants.push(TenantFacts {
+                tenant: tenant.clone(),
+                place: place(spec, here.as_ref(), there.as_ref()),
+                directory: placement.map(|placement| placement.shard),
+            });
         }
         Ok(facts)
     }
@@ -91,9 +114,9 @@ impl MoveFacts {
             Ok(u64::try_from(number).unwrap_or(0))
         };
         (self.chunks, self.chunks_total, self.rows) = (number(0)?, number(1)?, number(2)?);
-        let sql = "SELECT pass, bool_and(equal) FROM wakala_shard.move_check WHERE move_id = $1 GROUP BY pass";
-        let rows =
-            client.query_typed(sql, &[(&id, Type::TEXT)]).await.map_err(|error| call.failed(error))?;
+        let sql =
+            "SELECT pass, bool_and(equal) FROM wakala_shard.move_check WHERE move_id = $1 GROUP BY pass";
+        let rows = client.query_typed(sql, &[(&id, Type::TEXT)]).await.map_err(|error| call.failed(error))?;
         for row in rows {
             let read = || Ok((row.try_get(0)?, row.try_get(1)?));
             let (pass, equal) = read().map_err(|error| call.failed(error))?;
@@ -102,9 +125,9 @@ impl MoveFacts {
         Ok(())
     }
 
-    /// Where a tenant is; `None` for one that is not moved.
-    pub fn place_of(&self, tenant: &TenantId) -> Option<TenantPlace> {
-        self.tenants.iter().find(|(id, _)| id == tenant).map(|(_, place)| *place)
+    /// How a tenant stands; `None` for one that is not moved.
+    pub fn tenant(&self, tenant: &TenantId) -> Option<&TenantFacts> {
+        self.tenants.iter().find(|facts| facts.tenant == *tenant)
     }
 
     /// Whether all rows are on the destination, but for what happened since.
@@ -112,14 +135,9 @@ impl MoveFacts {
         self.prepared && self.chunks == self.chunks_total
     }
 
-    /// Whether the source serves all tenants.
-    pub fn all_on_source(&self) -> bool {
-        self.tenants.iter().all(|(_, place)| *place == TenantPlace::Source)
-    }
-
-    /// Whether the destination serves all tenants.
-    pub fn all_on_destination(&self) -> bool {
-        self.tenants.iter().all(|(_, place)| *place == TenantPlace::Destination)
+    /// Whether all tenants are there, and the same there.
+    pub fn all_at(&self, place: TenantPlace) -> bool {
+        self.tenants.iter().all(|facts| facts.place == place)
     }
 }
 
@@ -130,13 +148,15 @@ async fn has_schema(client: &Client) -> Result<bool> {
     row.try_get(0).map_err(|error| call.failed(error))
 }
 
-fn place(source: Option<&Owner>, destination: Option<&Owner>) -> TenantPlace {
+fn place(spec: &MoveSpec, source: Option<&Owner>, destination: Option<&Owner>) -> TenantPlace {
     let owned = |owner: Option<&Owner>| owner.is_some_and(|owner| owner.state == OwnerState::Owned);
     if owned(destination) {
-        TenantPlace::Destination
-    } else if source.is_none() || owned(source) {
-        TenantPlace::Source
-    } else {
-        TenantPlace::Between
+        return TenantPlace::Destination;
     }
+    let Some(here) = source.filter(|_| !owned(source)) else { return TenantPlace::Source };
+    // The token is on its way: to the one that the other gave it up for.
+    let given_back = destination.is_some_and(|there| {
+        there.state == OwnerState::Gone && there.shard == spec.source.get() && there.epoch > here.epoch
+    });
+    if given_back { TenantPlace::ToSource } else { TenantPlace::ToDestination }
 }

@@ -37,7 +37,7 @@ pub enum MoveJob {
     Copy,
     /// See [`Mover::finish`].
     Finish,
-    /// Takes the move over, and follows: see [`Mover::follow`].
+    /// Takes a move that has begun over, and follows: see [`Mover::follow`]. Nothing where it has not begun.
     Follow,
     /// See [`Mover::hand_over`].
     HandOver(TenantId),
@@ -215,6 +215,16 @@ impl MoveHost {
         &self.shared().spec
     }
 
+    /// Where the tenants are.
+    pub fn source(&self) -> &ShardAccess {
+        &self.shared().source
+    }
+
+    /// Where they shall be.
+    pub fn destination(&self) -> &ShardAccess {
+        &self.shared().destination
+    }
+
     /// How it is moved.
     pub fn options(&self) -> &MoveOptions {
         &self.shared().options
@@ -238,7 +248,7 @@ impl MoveHost {
     /// As of [`MoveFacts::read`].
     pub async fn facts(&self) -> Result<MoveFacts> {
         let shared = self.shared();
-        MoveFacts::read(&shared.spec, &shared.source, &shared.destination).await
+        MoveFacts::read(&shared.spec, &shared.source, &shared.destination, &shared.directory).await
     }
 
     /// As [`Mover::preview`]. Reads only, and takes nothing over.
@@ -454,7 +464,7 @@ impl Attendant {
     async fn does(&mut self, task: &Task) {
         let done = self.job(task).await;
         match &done {
-            Ok(_) => self.keeps = !matches!(task.job, MoveJob::Abort | MoveJob::Finish),
+            Ok(_) => self.keeps = self.mover.is_some(),
             // It ended between two chunks, and can go on.
             Err(error) if error.kind() == ErrorKind::Cancelled => {}
             Err(error) => {
@@ -479,6 +489,7 @@ impl Attendant {
             MoveJob::Abort => return mover.abort().await.map(Done::Finished),
             MoveJob::Finish => return mover.finish().await.map(Done::Finished),
             MoveJob::Copy => self.copy(&mut mover, &task.stop).await.map(|()| Done::Nothing),
+            MoveJob::Follow if !self.has_begun(&mover).await? => return Ok(Done::Nothing),
             MoveJob::Follow | MoveJob::Prepare => mover.prepare().await.map(|()| Done::Nothing),
             MoveJob::HandOver(tenant) => mover.hand_over(tenant).await.map(Done::Handed),
             MoveJob::TakeBack(tenant) => mover.take_back(tenant).await.map(Done::Handed),
@@ -489,6 +500,12 @@ impl Attendant {
         }
         self.mover = Some(mover);
         done
+    }
+
+    async fn has_begun(&self, mover: &Mover) -> Result<bool> {
+        let id = self.shared.spec.id.as_str();
+        Ok(registry::is_known(&mover.source.client, id).await?
+            || registry::is_known(&mover.destination.client, id).await?)
     }
 
     async fn open(&self) -> Result<Mover> {

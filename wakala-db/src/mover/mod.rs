@@ -9,7 +9,7 @@
 
 pub use checks::{Verification, VerifiedTable};
 pub use connect::ShardAccess;
-pub use facts::{MoveFacts, TenantPlace};
+pub use facts::{MoveFacts, TenantFacts, TenantPlace};
 pub use finish::Finished;
 pub use hand_over::HandOver;
 pub use host::{HostStatus, MoveHost, MoveJob};

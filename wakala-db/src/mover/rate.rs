@@ -43,7 +43,8 @@ impl CopyRate {
         let limit = self.bytes_per_second()?;
         let now = Instant::now();
         let mut paid = self.0.paid.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = paid.map_or(now, |paid| paid.max(now)) + Duration::from_secs_f64(bytes as f64 / limit as f64);
+        let due =
+            paid.map_or(now, |paid| paid.max(now)) + Duration::from_secs_f64(bytes as f64 / limit as f64);
         *paid = Some(due);
         due.checked_duration_since(now)
     }
