@@ -73,17 +73,19 @@ pub use config::SchemaName;
 pub use metrics::{PgBouncerMetrics, PostgresMetrics};
 #[cfg(feature = "mover")]
 pub use mover::{
-    CopyProgress, Finished, HandOver, MoveEvent, MoveId, MoveObserver, MoveOptions, MovePreview, MoveSpec,
-    Mover, NoMoveObserver, ShardAccess, TableSize, Verification, VerifiedTable,
+    CopyProgress, Finished, HandOver, MoveEvent, MoveId, MoveMethod, MoveObserver, MoveOptions, MovePreview,
+    MoveSpec, Mover, NoMoveObserver, ShardAccess, TableSize, Verification, VerifiedTable,
 };
 #[cfg(feature = "metrics")]
 pub use permissions::metrics_permissions;
+#[cfg(any(feature = "run-store", feature = "shards"))]
+pub use permissions::migration_permissions;
 #[cfg(feature = "client")]
 pub use permissions::sql_grants;
+#[cfg(feature = "run-store")]
+pub use permissions::store_permissions;
 #[cfg(feature = "shards")]
 pub use permissions::{directory_permissions, router_permissions};
-#[cfg(feature = "run-store")]
-pub use permissions::{migration_permissions, store_permissions};
 #[cfg(feature = "pgbouncer")]
 pub use pgbouncer::{
     BudgetReport, ConfigHome, ConnectionBudget, Console, ConsoleRow, FileHome, IniProblem, PgBouncerIni,

@@ -14,6 +14,7 @@ const MEMBER: &str = "MEMBER";
 const ROLE: &str = "ROLE ";
 
 /// Which privileges on which table. Lines and letters are only ever added.
+#[cfg(feature = "run-store")]
 const TABLES: [(&str, &[&str]); 5] = [
     ("claim", &["DELETE", "INSERT", "SELECT"]),
     ("letter", &["INSERT", "SELECT"]),
@@ -22,6 +23,7 @@ const TABLES: [(&str, &[&str]); 5] = [
     ("schema_version", &["SELECT"]),
 ];
 
+#[cfg(feature = "run-store")]
 const FUNCTIONS: [&str; 13] = [
     "acquire(text, text, bigint, text[], boolean)",
     "append(text, bigint, bigint, text, text)",
@@ -40,6 +42,7 @@ const FUNCTIONS: [&str; 13] = [
 
 /// What a [`PostgresStore`](crate::PostgresStore) needs to work on a schema that somebody else migrated. Nothing of it is
 /// spare.
+#[cfg(feature = "run-store")]
 pub fn store_permissions(schema: &SchemaName) -> Vec<Permission> {
     let name = schema.quoted();
     let tables = TABLES.iter().flat_map(|(table, actions)| {
@@ -80,10 +83,11 @@ fn directory(schema: &SchemaName, actions: &[&str]) -> Vec<Permission> {
     std::iter::once(Permission::new(SYSTEM, "USAGE", format!("SCHEMA {name}"))).chain(tables).collect()
 }
 
-/// What [`migrate`](crate::PostgresStore::migrate) needs beside what it makes, which then belongs to whoever calls it: to
+/// What `migrate` of a store or a directory needs beside what it makes, which then belongs to whoever calls it: to
 /// create the schema, in the database of that name.
 ///
 /// Where the schema is made by somebody else, its owner needs nothing more.
+#[cfg(any(feature = "run-store", feature = "shards"))]
 pub fn migration_permissions(database: &str) -> Vec<Permission> {
     vec![Permission::new(SYSTEM, "CREATE", format!("DATABASE {}", quoted(database)))]
 }

@@ -12,6 +12,7 @@ use super::link::{Ended, Link, Until};
 use super::mover::{Mover, Way};
 use super::observer::{CopyProgress, MoveEvent};
 use super::snapshot::Snapshot;
+use super::spec::MoveMethod;
 use super::stream;
 
 /// Between two looks at the changes, about this many times the bytes of a chunk are copied on each stream.
@@ -76,6 +77,10 @@ impl Mover {
     /// - `Unavailable`: a connection was lost.
     pub async fn copy(&mut self, stop: &CancellationToken) -> Result<()> {
         self.prepare().await?;
+        if self.options.method == MoveMethod::Frozen {
+            // It is copied while it stands still.
+            return Ok(());
+        }
         let budget = Budget::new(self.options.copy_bytes_per_second);
         loop {
             self.check_budget().await?;
@@ -201,6 +206,10 @@ impl Mover {
     /// As of [`copy`](Self::copy).
     pub async fn follow(&mut self, stop: &CancellationToken) -> Result<()> {
         self.prepare().await?;
+        if self.options.method == MoveMethod::Frozen {
+            stop.cancelled().await;
+            return Ok(());
+        }
         let (there, back) = (&mut self.there, &mut self.back);
         futures::try_join!(follow(there.as_mut(), stop), follow(back.as_mut(), stop)).map(drop)?;
         self.copy_again().await

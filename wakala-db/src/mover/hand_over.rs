@@ -2,15 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Statement};
 use tokio_util::sync::CancellationToken;
 use wakala_core::{Error, ErrorKind, Result, Retry};
 
+use super::holder::Holder;
 use super::link::{Ended, Until};
 use super::mover::{Mover, Way};
 use super::observer::MoveEvent;
-use super::registry::{self, OwnerState};
+use super::registry::{self, Owner, OwnerState};
 use super::side::Side;
+use super::spec::MoveMethod;
 use crate::error::Call;
 use crate::shards::{Epoch, ShardId, TenantId};
 
@@ -19,7 +22,7 @@ const IN_TIME: u32 = 3;
 /// How often that is tried.
 const LAG_ATTEMPTS: u32 = 100;
 /// Between two attempts to fence.
-const FENCE_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const FENCE_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a hand-over took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +36,36 @@ pub struct HandOver {
     pub pause: Option<Duration>,
 }
 
+/// A fence that only needs to be put up.
+struct Fence {
+    call: Call,
+    session: Client,
+    statement: Statement,
+    holder: Holder,
+    tenant: String,
+    epoch: i64,
+    to: i32,
+    sequences: Vec<String>,
+}
+
+impl Fence {
+    async fn give_up(&self) -> Result<Fenced> {
+        let values: [&(dyn ToSql + Sync); 6] =
+            [&self.holder.move_id, &self.holder.lease, &self.tenant, &self.epoch, &self.to, &self.sequences];
+        match self.session.query_one(&self.statement, &values).await {
+            Ok(_) => Ok(Fenced::Done),
+            // lock_timeout, or a deadlock with a writer of two tenants.
+            Err(error) if matches!(error.code().map(|code| code.code()), Some("55P03" | "40P01")) => {
+                Ok(Fenced::GaveWay)
+            }
+            Err(error) => Err(self.call.failed(error)),
+        }
+    }
+}
+
 /// What a fence did.
-enum Fenced {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fenced {
     /// The shard gave the tenant up, now or before.
     Done,
     /// Writers did not end in time.
@@ -55,6 +86,10 @@ impl Mover {
     ///   called again.
     pub async fn hand_over(&mut self, tenant: &TenantId) -> Result<HandOver> {
         self.prepare().await?;
+        let place = self.place_of(tenant)?;
+        if self.options.method == MoveMethod::Frozen {
+            return self.hand_over_frozen(tenant, place).await;
+        }
         self.copy_if_needed().await?;
         self.make_back().await?;
         self.hand(tenant, Way::There).await
@@ -66,7 +101,21 @@ impl Mover {
     /// As of [`hand_over`](Self::hand_over); `Conflict` also where the way back is lost.
     pub async fn take_back(&mut self, tenant: &TenantId) -> Result<HandOver> {
         self.prepare().await?;
+        self.place_of(tenant)?;
+        if self.options.method == MoveMethod::Frozen {
+            return self.take_back_frozen(tenant).await;
+        }
         self.hand(tenant, Way::Back).await
+    }
+
+    fn place_of(&self, tenant: &TenantId) -> Result<usize> {
+        self.tenants.ids().iter().position(|id| id == tenant.as_str()).ok_or_else(|| {
+            self.error(
+                ErrorKind::InvalidConfig,
+                "hand_over",
+                format!("tenant {tenant} is none of its tenants"),
+            )
+        })
     }
 
     async fn copy_if_needed(&mut self) -> Result<()> {
@@ -121,35 +170,42 @@ impl Mover {
                     // Given up before; the token is in the stream.
                     self.receive(tenant, giver.epoch, way, &CancellationToken::new()).await?;
                 }
-                (giver, taker) => {
-                    let message = format!(
-                        "nobody serves tenant {tenant} ({giver:?} on shard {from_shard}, {taker:?} on shard {to_shard}), \
-                         and no token is on its way; look at wakala_shard.owner on both"
-                    );
-                    return Err(self.error(ErrorKind::Conflict, "hand_over", message));
-                }
+                _ => return Err(self.nobody_serves(tenant, &giver, &taker, way)),
             }
         }
         unreachable!("the loop ends by returning")
     }
 
-    async fn owner_on(&self, side: &Side, tenant: &TenantId) -> Result<registry::Owner> {
+    pub(super) fn nobody_serves(&self, tenant: &TenantId, giver: &Owner, taker: &Owner, way: Way) -> Error {
+        let (from, to) = self.side(way);
+        let message = format!(
+            "nobody serves tenant {tenant} ({giver:?} on shard {}, {taker:?} on shard {}), and no token is on its way; look \
+             at wakala_shard.owner on both",
+            from.shard, to.shard
+        );
+        self.error(ErrorKind::Conflict, "hand_over", message)
+    }
+
+    pub(super) async fn owner_on(&self, side: &Side, tenant: &TenantId) -> Result<Owner> {
         registry::owner(&side.client, tenant.as_str()).await?.ok_or_else(|| {
             let message = format!("shard {} does not know tenant {tenant}; prepare the move", side.shard);
             self.error(ErrorKind::Conflict, "hand_over", message)
         })
     }
 
+    pub(super) fn never_alone(&self, tenant: &TenantId, shard: ShardId, attempts: u32) -> Error {
+        let message = format!(
+            "transactions of tenant {tenant} on shard {shard} did not end within {:?}, {attempts} times; it still serves the \
+             tenant. Look for long transactions (and prepared ones) that hold its advisory lock",
+            self.options.fence_patience
+        );
+        self.error(ErrorKind::Conflict, "fence", message)
+            .with_retry(Retry::Safe { after: Some(Duration::from_secs(60)) })
+    }
+
     async fn pause_between(&mut self, attempt: u32, tenant: &TenantId, shard: ShardId) -> Result<()> {
         if attempt >= self.options.fence_attempts {
-            let message = format!(
-                "transactions of tenant {tenant} on shard {shard} did not end within {:?}, {attempt} times; it still serves \
-                 the tenant. Look for long transactions (and prepared ones) that hold its advisory lock",
-                self.options.fence_patience
-            );
-            return Err(self
-                .error(ErrorKind::Conflict, "fence", message)
-                .with_retry(Retry::Safe { after: Some(Duration::from_secs(60)) }));
+            return Err(self.never_alone(tenant, shard, attempt));
         }
         let stop = CancellationToken::new();
         let timer = async {
@@ -184,20 +240,37 @@ impl Mover {
 
     /// The fence, and the opening on the other side.
     async fn fence(&mut self, tenant: &TenantId, epoch: i64, way: Way) -> Result<Fenced> {
+        let fence = self.make_fence(tenant, epoch, way).await?;
+        let stopped = CancellationToken::new();
+        let give_up = async {
+            let answer = fence.give_up().await;
+            if !matches!(answer, Ok(Fenced::Done)) {
+                stopped.cancel();
+            }
+            answer
+        };
+        let (given_up, received) = tokio::join!(give_up, self.receive(tenant, epoch + 1, way, &stopped));
+        received?;
+        given_up
+    }
+
+    /// The fence alone.
+    pub(super) async fn fence_only(&self, tenant: &TenantId, epoch: i64) -> Result<Fenced> {
+        self.make_fence(tenant, epoch, Way::There).await?.give_up().await
+    }
+
+    /// All of a fence that can be done before it.
+    async fn make_fence(&self, tenant: &TenantId, epoch: i64, way: Way) -> Result<Fence> {
         let call = Call { operation: "fence", subject: format!("tenant {tenant}"), writes: true };
         let (from, to) = self.side(way);
-        let (to_shard, holder) = (to.number(), self.holder()?.clone());
         let session = from.connect().await?;
-        let setting = format!(
-            "SET lock_timeout = {}; SET synchronous_commit = on; SET deadlock_timeout = '1h'",
+        let patience = format!(
+            "SET synchronous_commit = on; SET lock_timeout = {}",
             self.options.fence_patience.as_millis().max(1)
         );
-        // Only a superuser may set the last; it would have the server look for deadlocks while writers wait.
-        let setting_without =
-            setting.rsplit_once(';').map_or(setting.as_str(), |(first, _)| first).to_owned();
-        if session.batch_execute(&setting).await.is_err() {
-            session.batch_execute(&setting_without).await.map_err(|error| call.failed(error))?;
-        }
+        session.batch_execute(&patience).await.map_err(|error| call.failed(error))?;
+        // Otherwise the server looks for deadlocks while writers wait. Only a superuser may say so.
+        let _allowed = session.batch_execute("SET deadlock_timeout = '1h'").await;
         let statement = session
             .prepare_typed(
                 "SELECT wakala_shard.give_up($1, $2, $3, $4, $5, $6)",
@@ -205,29 +278,16 @@ impl Mover {
             )
             .await
             .map_err(|error| call.failed(error))?;
-        let sequences = self.sequences();
-        let stopped = CancellationToken::new();
-        let give_up = async {
-            let tenant = tenant.as_str();
-            let values: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
-                [&holder.move_id, &holder.lease, &tenant, &epoch, &to_shard, &sequences];
-            let answer = session.query_one(&statement, &values).await;
-            if answer.is_err() {
-                stopped.cancel();
-            }
-            answer
-        };
-        let (given_up, received) = tokio::join!(give_up, self.receive(tenant, epoch + 1, way, &stopped));
-        match given_up {
-            Ok(_) => received.map(|_| Fenced::Done),
-            Err(error) if matches!(error.code().map(|code| code.code()), Some("55P03" | "40P01")) => {
-                received.map(|_| Fenced::GaveWay)
-            }
-            Err(error) => {
-                received?;
-                Err(call.failed(error))
-            }
-        }
+        Ok(Fence {
+            call,
+            session,
+            statement,
+            holder: self.holder()?.clone(),
+            tenant: tenant.to_string(),
+            epoch,
+            to: to.number(),
+            sequences: self.sequences(),
+        })
     }
 
     /// Applies what comes until the tenant's token, and opens the tenant with it.
@@ -269,7 +329,7 @@ impl Mover {
     }
 
     /// The directory says what the shards say.
-    async fn flip(&self, tenant: &TenantId, to: ShardId, epoch: Epoch) -> Result<()> {
+    pub(super) async fn flip(&self, tenant: &TenantId, to: ShardId, epoch: Epoch) -> Result<()> {
         let known = self.directory.find(tenant).await?;
         if let Some(placement) = &known
             && placement.epoch >= epoch
@@ -289,7 +349,7 @@ impl Mover {
     }
 
     /// Of the tables that are moved, as SQL has them.
-    fn sequences(&self) -> Vec<String> {
+    pub(super) fn sequences(&self) -> Vec<String> {
         self.catalog.sequences.iter().map(super::discover::Sequence::quoted).collect()
     }
 }

@@ -13,7 +13,8 @@ use wakala_core::{Error, ErrorKind, Result, Retry};
 
 use super::apply::Applier;
 use super::change::{Event, Op, Row, Value};
-use super::copy::{Action, Chunks};
+use super::copy::{Action, Chunks, forget};
+use super::holder::Holder;
 use super::snapshot::Snapshot;
 use super::stream::ChangeStream;
 use super::table::Table;
@@ -21,8 +22,8 @@ use super::tenant::literal;
 
 /// What is buffered before it is written, in bytes.
 const BATCH: usize = 4 << 20;
-/// The log that passes without anything of the move before that is written down, in bytes.
-const IDLE: u64 = 1 << 20;
+/// So much of a log without changes of ours is worth a commit, in bytes.
+const IDLE: u64 = 4 << 20;
 /// What is held back of transactions that a snapshot does not see, in bytes.
 const HELD: usize = 8 << 20;
 
@@ -86,7 +87,7 @@ struct Hold {
 /// The stream of one shard, and who applies it to the other.
 #[derive(Debug)]
 pub(crate) struct Link {
-    move_id: String,
+    holder: Holder,
     to: i32,
     stream: ChangeStream,
     applier: Applier,
@@ -111,7 +112,7 @@ pub(crate) struct Link {
 /// What a link is made of.
 #[derive(Debug)]
 pub(crate) struct Parts {
-    pub(crate) move_id: String,
+    pub(crate) holder: Holder,
     /// The shard that is written to.
     pub(crate) to: i32,
     pub(crate) stream: ChangeStream,
@@ -125,9 +126,9 @@ pub(crate) struct Parts {
 
 impl Link {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { move_id, to, stream, applier, probe, tables, chunks, applied } = parts;
+        let Parts { holder, to, stream, applier, probe, tables, chunks, applied } = parts;
         Self {
-            move_id,
+            holder,
             to,
             stream,
             applier,
@@ -263,13 +264,11 @@ impl Link {
                 self.seen = self.seen.max(end);
             }
             Event::Idle { at } => {
-                // Nothing of ours up to here: the slot need not keep it. Written down before it is confirmed like all
-                // else, or the next process would find the slot ahead of what it knows. Rarely: what is written down is
-                // in the log of the other shard, which may have a stream to here.
-                let far = u64::from(at).saturating_sub(u64::from(self.applied)) > IDLE;
-                if self.transaction.is_none() && self.hold.is_none() && far && at >= self.seen {
+                // Nothing of ours up to here: the slot need not keep it. It is told only what is written down, and that is
+                // done when it is worth it.
+                if self.transaction.is_none() && self.hold.is_none() && at > self.seen {
                     self.seen = at;
-                    self.dirty = true;
+                    self.dirty |= u64::from(at) - u64::from(self.applied) >= IDLE;
                 }
             }
         }
@@ -288,10 +287,10 @@ impl Link {
                         "read_token",
                         "the stream has a token that cannot be read",
                     )
-                    .on(format!("move {}", self.move_id))
+                    .on(format!("move {}", self.holder.move_id))
                     .with_source(error)
                 })?;
-                if token.move_id == self.move_id && token.shard == self.to {
+                if token.move_id == self.holder.move_id && token.shard == self.to {
                     self.tokens.push(token);
                 }
             }
@@ -312,7 +311,7 @@ impl Link {
             }
             Action::Drop => {}
             Action::Recopy(chunk) => {
-                self.also.push(copy_again(&self.move_id, chunk));
+                self.also.push(forget(&self.holder, chunk));
                 self.dirty = true;
             }
         }
@@ -339,7 +338,7 @@ impl Link {
             let message =
                 "one transaction that was committed just now is too large to be held back; try again later";
             return Err(Error::new(ErrorKind::Conflict, "align", message)
-                .on(format!("move {}", self.move_id))
+                .on(format!("move {}", self.holder.move_id))
                 .with_retry(Retry::Safe { after: None }));
         }
         hold.events.push(event);
@@ -401,15 +400,6 @@ impl Link {
     pub(crate) async fn close(self) {
         self.stream.close().await;
     }
-}
-
-/// The registry says that a chunk is to be copied again, and that something of it is there.
-fn copy_again(move_id: &str, chunk: i32) -> String {
-    format!(
-        "UPDATE wakala_shard.move_chunk SET snapshot = NULL, row_count = coalesce(row_count, 0) \
-         WHERE move_id = {} AND chunk = {chunk}",
-        literal(move_id)
-    )
 }
 
 /// About how much memory an event takes.

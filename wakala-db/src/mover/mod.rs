@@ -14,7 +14,7 @@ pub use hand_over::HandOver;
 pub use mover::Mover;
 pub use observer::{CopyProgress, MoveEvent, MoveObserver, NoMoveObserver};
 pub use open::{MovePreview, TableSize};
-pub use spec::{MoveId, MoveOptions, MoveSpec};
+pub use spec::{MoveId, MoveMethod, MoveOptions, MoveSpec};
 
 mod apply;
 mod change;
@@ -24,6 +24,7 @@ mod copy;
 mod copying;
 mod discover;
 mod finish;
+mod frozen;
 mod hand_over;
 mod holder;
 mod install;

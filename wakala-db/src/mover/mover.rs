@@ -161,9 +161,9 @@ impl Mover {
         )
         .await?;
         let holder = self.holder()?.clone();
-        let applier = Applier::open(to.connect().await?, holder, Arc::clone(&self.tables)).await?;
+        let applier = Applier::open(to.connect().await?, holder.clone(), Arc::clone(&self.tables)).await?;
         Ok(Link::new(Parts {
-            move_id: self.spec.id.to_string(),
+            holder,
             to: to.number(),
             stream,
             applier,

@@ -10,7 +10,7 @@ use super::discover;
 use super::mover::Mover;
 use super::observer::{MoveObserver, NoMoveObserver};
 use super::side::Side;
-use super::spec::{MoveOptions, MoveSpec};
+use super::spec::{MoveMethod, MoveOptions, MoveSpec};
 use super::tenant::Tenants;
 use crate::shards::Directory;
 
@@ -20,6 +20,8 @@ const LOOKING: Duration = Duration::from_secs(10);
 /// What is known of a move before it begins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MovePreview {
+    /// Which way rows go.
+    pub method: MoveMethod,
     /// What keeps it from being done, each with what to do about it. Empty where it can be done.
     pub refusals: Vec<String>,
     /// What whoever approves it should know.
@@ -110,6 +112,7 @@ impl Mover {
             tenants: self.tenants.ids(),
             room: discover::Room::default(),
             limit: LOOKING,
+            stream: self.options.method == MoveMethod::Online,
         };
         let found = discover::preflight(&self.source.client, &self.destination.client, &question).await?;
         let mut tables: Vec<TableSize> = self
@@ -125,6 +128,7 @@ impl Mover {
         }
         let lines = |findings: &[discover::Finding]| findings.iter().map(ToString::to_string).collect();
         Ok(MovePreview {
+            method: self.options.method,
             refusals: lines(&found.findings.refusals),
             warnings: lines(&found.findings.warnings),
             tables,

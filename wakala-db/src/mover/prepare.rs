@@ -12,6 +12,7 @@ use super::mover::{Mover, Way};
 use super::observer::MoveEvent;
 use super::registry::{self, Entry, Object, OwnerState};
 use super::side::Side;
+use super::spec::MoveMethod;
 use super::stream;
 use crate::error::Call;
 use crate::shards::ShardId;
@@ -41,6 +42,13 @@ impl Mover {
         install::guard(&mut self.source.client, &self.tables).await?;
         install::guard(&mut self.destination.client, &self.tables).await?;
         self.make_known().await?;
+        if self.options.method == MoveMethod::Frozen {
+            if !begun {
+                self.refuse_strangers().await?;
+            }
+            self.tell(MoveEvent::Prepared);
+            return Ok(());
+        }
         self.prepare_there().await?;
         if self.anybody_moved().await? {
             self.open_back().await?;

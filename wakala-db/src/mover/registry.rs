@@ -323,6 +323,35 @@ pub(crate) async fn expect(client: &Client, holder: &Holder, tenant: &str, from:
     Ok(())
 }
 
+/// Says who serves a tenant, in a later epoch than is known.
+///
+/// # Errors
+/// `Conflict` where a later one is known, or another process drives the move.
+pub(crate) async fn set_owner(
+    client: &Client,
+    holder: &Holder,
+    tenant: &str,
+    epoch: i64,
+    shard: i32,
+    state: &str,
+) -> Result<()> {
+    let call = Call { operation: "set_owner", subject: format!("tenant {tenant}"), writes: true };
+    let sql =
+        "UPDATE wakala_shard.owner AS o SET epoch = $4, shard = $5, state = $6 FROM wakala_shard.move AS m
+         WHERE m.move_id = $1 AND m.lease = $2 AND o.tenant_id = $3
+             AND (o.epoch < $4 OR (o.epoch, o.shard, o.state) = ($4, $5, $6))
+         RETURNING 1";
+    let values: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 6] = [
+        (&holder.move_id, Type::TEXT),
+        (&holder.lease, Type::INT8),
+        (&tenant, Type::TEXT),
+        (&epoch, Type::INT8),
+        (&shard, Type::INT4),
+        (&state, Type::TEXT),
+    ];
+    one(&call, client.query_typed(sql, &values).await).map(drop)
+}
+
 /// A tenant that stayed where it was is not expected any more: the destination sends whoever comes there to the source.
 pub(crate) async fn no_longer_expected(
     client: &Client,

@@ -120,10 +120,25 @@ impl MoveSpec {
     }
 }
 
+/// Which way rows go.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MoveMethod {
+    /// With a stream of changes: writers are held up for milliseconds, and a tenant can be taken back. Needs
+    /// `wal_level = logical` on both servers.
+    #[default]
+    Online,
+    /// For servers without: each tenant is fenced, copied, compared and opened. Its writers are refused for as long as its
+    /// copy takes, and once it is opened there is no way back. Reads go on.
+    Frozen,
+}
+
 /// How a move is done. The defaults suit a busy shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MoveOptions {
+    /// Which way rows go; online.
+    pub method: MoveMethod,
     /// How many copies run side by side; 2.
     pub streams: usize,
     /// About how many bytes one chunk of a copy has; 8 MiB. A crash repeats at most one a stream.
@@ -145,6 +160,7 @@ pub struct MoveOptions {
 impl Default for MoveOptions {
     fn default() -> Self {
         Self {
+            method: MoveMethod::Online,
             streams: 2,
             chunk_bytes: 8 << 20,
             log_budget_bytes: 4 << 30,

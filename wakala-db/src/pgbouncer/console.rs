@@ -148,7 +148,7 @@ impl Console {
         let call = Call { operation, subject: self.to_string(), writes };
         let until = Instant::now() + self.limit;
         let Ok(mut kept) = timeout_at(until, self.client.lock()).await else {
-            return Err(call.no_connection_within(self.limit));
+            return Err(self.not_begun(&call, "other calls to it took all the time"));
         };
         // Taken out, so that a call that is dropped midway takes its connection with it: the next one would get its answer.
         if let Some(client) = kept.take().filter(|client| !client.is_closed()) {
@@ -172,7 +172,9 @@ impl Console {
                 return Err(denied(&call, &error)
                     .unwrap_or_else(|| call.no_connection(deadpool_postgres::PoolError::Backend(error))));
             }
-            Err(_) => return Err(call.no_connection_within(self.limit)),
+            Err(_) => {
+                return Err(self.not_begun(&call, "no connection; is the process up, and its address right?"));
+            }
         };
         match timeout_at(until, client.simple_query(sql)).await {
             Ok(Ok(rows)) => {
@@ -182,6 +184,13 @@ impl Console {
             Ok(Err(error)) => Err(self.refused(&call, error)),
             Err(_) => Err(call.no_answer_within(self.limit)),
         }
+    }
+
+    /// Nothing was sent within the limit.
+    fn not_begun(&self, call: &Call, why: &str) -> Error {
+        let message = format!("nothing was sent within {:?}: {why}", self.limit);
+        let error = Error::new(ErrorKind::DeadlineExceeded, call.operation, message).on(self);
+        error.with_retry(Retry::Safe { after: None })
     }
 
     fn refused(&self, call: &Call, error: tokio_postgres::Error) -> Error {

@@ -2,6 +2,7 @@
 
 mod apply;
 mod budget;
+mod budget_report;
 mod change;
 mod check;
 mod connstr;
@@ -14,7 +15,8 @@ mod preflight;
 mod running;
 mod version;
 
-pub use budget::{BudgetReport, ConnectionBudget, PoolDemand, PoolUsers, ServerBudget, ServerLimit};
+pub use budget::{ConnectionBudget, PoolDemand, PoolUsers, ServerLimit};
+pub use budget_report::{BudgetReport, ServerBudget};
 pub use change::{PoolChange, PoolMode};
 pub use check::IniProblem;
 pub use console::{Console, ConsoleRow};

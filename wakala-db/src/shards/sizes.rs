@@ -86,8 +86,10 @@ impl ShardSizes {
     async fn table(&self, table: &Table) -> Result<Vec<(TenantId, u64)>> {
         let Table { name, tenant } = table;
         let call = Call { operation: "measure", subject: format!("table {name}"), writes: false };
-        let sql = "SELECT coalesce(sum(pg_total_relation_size(relid)), 0)::bigint, \
-                   coalesce(sum(pg_relation_size(relid)), 0)::bigint FROM pg_partition_tree($1::text::regclass)";
+        // A table without partitions has no tree.
+        let sql = "SELECT coalesce(sum(pg_total_relation_size(part)), 0)::bigint, \
+                   coalesce(sum(pg_relation_size(part)), 0)::bigint FROM \
+                   (SELECT $1::text::regclass UNION SELECT relid FROM pg_partition_tree($1::text::regclass)) t (part)";
         let row = self.client.row(&call, sql, &[(name, Type::TEXT)]).await?;
         let odd = |error: tokio_postgres::Error| call.odd_answer(error);
         let (total, rows): (i64, i64) = (row.try_get(0).map_err(odd)?, row.try_get(1).map_err(odd)?);

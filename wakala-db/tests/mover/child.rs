@@ -12,7 +12,8 @@ use tokio::sync::watch;
 use tokio_postgres::{Config, NoTls};
 use tokio_util::sync::CancellationToken;
 use wakala_db::{
-    Directory, MoveEvent, MoveId, MoveObserver, MoveOptions, MoveSpec, Mover, SchemaName, ShardAccess, TenantId,
+    Directory, MoveEvent, MoveId, MoveObserver, MoveOptions, MoveSpec, Mover, SchemaName, ShardAccess,
+    TenantId,
 };
 
 use crate::rig::shard;
@@ -82,7 +83,9 @@ async fn drives_a_move() {
             let mut cause = std::error::Error::source(&error);
             while let Some(source) = cause {
                 text = format!("{text}: {source}");
-                if let Some(answer) = source.downcast_ref::<tokio_postgres::Error>().and_then(|e| e.as_db_error()) {
+                if let Some(answer) =
+                    source.downcast_ref::<tokio_postgres::Error>().and_then(|e| e.as_db_error())
+                {
                     text = format!("{text}: {} {answer}", answer.code().code());
                 }
                 cause = source.source();

@@ -87,7 +87,12 @@ impl Fault {
 }
 
 /// Runs a mover that this befalls; whether it did all the same what it was to do. `job` is then where the next one goes on.
-pub(crate) async fn befall(site: &Site, job: &mut Job, fault: Fault, timeline: &std::sync::Arc<Timeline>) -> bool {
+pub(crate) async fn befall(
+    site: &Site,
+    job: &mut Job,
+    fault: Fault,
+    timeline: &std::sync::Arc<Timeline>,
+) -> bool {
     timeline.add(format!("fault: {fault:?}"));
     let mut first = job.clone();
     match fault {
@@ -204,8 +209,9 @@ async fn lose_slot(site: &Site, job: &Job, by_fuse: bool, timeline: &Timeline) {
     }
     server.execute("shop", "ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'").await.unwrap();
     server.execute("shop", "SELECT pg_reload_conf()").await.unwrap();
-    let lost =
-        format!("SELECT coalesce((SELECT wal_status FROM pg_replication_slots WHERE slot_name = '{name}'), 'gone')");
+    let lost = format!(
+        "SELECT coalesce((SELECT wal_status FROM pg_replication_slots WHERE slot_name = '{name}'), 'gone')"
+    );
     for _ in 0..20 {
         server
             .execute("shop", "SELECT pg_logical_emit_message(false, 'filler', 'x'), pg_switch_wal()")

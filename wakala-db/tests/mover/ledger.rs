@@ -114,10 +114,7 @@ impl Ledger {
     pub(crate) fn crashed(&self, shard: i32, at: Instant) {
         let since = at.checked_sub(ASYNC_WINDOW).unwrap_or(at);
         for line in self.book().lines.values_mut().flat_map(BTreeMap::values_mut) {
-            if line.op.asynchronous
-                && line.op.shard == shard
-                && line.at >= since
-                && line.fate == Fate::Acked
+            if line.op.asynchronous && line.op.shard == shard && line.at >= since && line.fate == Fate::Acked
             {
                 line.fate = Fate::Unknown;
             }
@@ -216,10 +213,8 @@ fn apply(book: &mut Book, op: &Op) {
 async fn check_things(client: &Client, tenant: i64, things: &BTreeMap<i64, Thing>) -> Vec<String> {
     let sql = format!("SELECT id, revision, note FROM thing WHERE tenant_id = {tenant}");
     let rows = client.query(&sql, &[]).await.unwrap();
-    let found: BTreeMap<i64, Thing> = rows
-        .iter()
-        .map(|row| (row.get(0), Thing { revision: row.get(1), note: row.get(2) }))
-        .collect();
+    let found: BTreeMap<i64, Thing> =
+        rows.iter().map(|row| (row.get(0), Thing { revision: row.get(1), note: row.get(2) })).collect();
     let mut wrong = Vec::new();
     if found.len() != rows.len() {
         wrong.push(format!("tenant {tenant}: {} things, and {} keys", rows.len(), found.len()));

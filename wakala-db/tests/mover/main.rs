@@ -5,6 +5,7 @@
 
 mod child;
 mod faults;
+mod frozen;
 mod ledger;
 mod moves;
 mod rig;

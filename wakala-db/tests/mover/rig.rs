@@ -33,7 +33,12 @@ pub(crate) fn shard(number: i32) -> ShardId {
 impl Rig {
     /// With so many tenants on the first shard, each with so many accounts and three times as many entries.
     pub(crate) async fn new(tenants: i64, accounts: i64) -> Self {
-        let rig = Self::with(TABLES).await;
+        Self::with_log("logical", tenants, accounts).await
+    }
+
+    /// On servers of another `wal_level`.
+    pub(crate) async fn with_log(level: &str, tenants: i64, accounts: i64) -> Self {
+        let rig = Self::start(TABLES, |builder| builder.with_setting("wal_level", level)).await;
         let one = &rig.servers[0];
         one.execute(
             "shop",

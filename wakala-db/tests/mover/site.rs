@@ -56,8 +56,7 @@ impl Site {
     /// Everybody is known on both shards, and nothing is moved.
     pub(crate) async fn new() -> Self {
         let rig = Rig::with(TABLES).await;
-        let tenants: Vec<(i64, i32)> =
-            MOVED.iter().map(|tenant| (*tenant, 1)).chain(STAYING).collect();
+        let tenants: Vec<(i64, i32)> = MOVED.iter().map(|tenant| (*tenant, 1)).chain(STAYING).collect();
         for (tenant, number) in &tenants {
             rig.directory.register(&TenantId::from(*tenant), shard(*number)).await.unwrap();
             let sql = format!(
@@ -137,7 +136,9 @@ impl Site {
         let _alone = tokio::time::timeout(Duration::from_secs(60), self.shared.gate.write()).await.unwrap();
         writers::commit_prepared(&self.shared, "0 s").await;
         let mut wrong = self.rig.leftovers().await;
-        for (tenant, stays) in MOVED.iter().map(|tenant| (*tenant, None)).chain(STAYING.map(|(t, s)| (t, Some(s)))) {
+        for (tenant, stays) in
+            MOVED.iter().map(|tenant| (*tenant, None)).chain(STAYING.map(|(t, s)| (t, Some(s))))
+        {
             let (number, epoch) = self.owner(tenant).await;
             let found = self.rig.directory.find(&TenantId::from(tenant)).await.unwrap().unwrap();
             if (found.shard, found.epoch.get()) != (shard(number), epoch) {

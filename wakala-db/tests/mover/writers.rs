@@ -222,7 +222,11 @@ impl Writer {
             }
         } else {
             tokio::time::sleep(hold).await;
-            client.batch_execute("COMMIT").await.map(|()| Fate::Acked).map_err(|error| (fate(&error), Some(error)))
+            client
+                .batch_execute("COMMIT")
+                .await
+                .map(|()| Fate::Acked)
+                .map_err(|error| (fate(&error), Some(error)))
         };
         match ended {
             Ok(fate) => {
@@ -254,7 +258,9 @@ impl Writer {
             Trouble::Lost => {
                 self.clients[place(shard)] = None;
                 if !shared.is_disturbed(shard) {
-                    shared.ledger.error(format!("writer {} lost its connection to shard {shard}", self.number));
+                    shared
+                        .ledger
+                        .error(format!("writer {} lost its connection to shard {shard}", self.number));
                 }
             }
             Trouble::Other(text) => {
@@ -418,9 +424,8 @@ fn trouble(error: &tokio_postgres::Error, sql: &str) -> Trouble {
         "40001" | "40P01" => Trouble::Again,
         "WK001" => {
             let detail = answer.detail().unwrap_or_default();
-            let number = |name: &str| {
-                detail.split(' ').find_map(|part| part.strip_prefix(name)?.parse::<i64>().ok())
-            };
+            let number =
+                |name: &str| detail.split(' ').find_map(|part| part.strip_prefix(name)?.parse::<i64>().ok());
             match (number("shard="), number("epoch=")) {
                 (Some(shard), Some(epoch)) => {
                     Trouble::Elsewhere { shard: i32::try_from(shard).unwrap(), epoch }

@@ -60,10 +60,9 @@ async fn what_a_reload_would_also_change_is_named_and_left_alone() {
         assert_eq!(pair.cells(None, "server_lifetime").await, ["900", "900"]);
         fs::write(pair.path(), &good).unwrap();
     }
-    let admin = pair.two.at_port(pair.two.port());
-    drop(admin);
-    let console = pair.one.at_port(pair.two.port()).with_role("x", "x");
-    let client = console.connect("pgbouncer", "pgbouncer_admin").await.unwrap();
+    // The second has the first one's users by now.
+    let second = pair.one.at_port(pair.two.port());
+    let client = second.connect("pgbouncer", "pgbouncer_admin").await.unwrap();
     client.simple_query("SET default_pool_size = 50").await.unwrap();
     let error = pair.pools(nine()).step("pools").plan(&cx()).await.unwrap_err();
     assert!(error.to_string().contains("on two default_pool_size is 50 and not 4"), "{error}");

@@ -73,7 +73,8 @@ impl Pair {
 
     /// The consoles, the second through the link.
     pub(crate) fn consoles(&self) -> [Console; 2] {
-        let limit = Duration::from_millis(500);
+        // Long for a loaded machine, short for the tests that cut it off.
+        let limit = Duration::from_secs(3);
         // Both have the first one's `auth_file` by now.
         let two = console_at(&self.one, self.link.port()).named("two").with_limit(limit);
         [console(&self.one).named("one").with_limit(limit), two]

@@ -97,18 +97,18 @@ pub(crate) fn tenant(id: &str) -> TenantId {
 ///
 /// Each entry counts in a sequence, which no rollback takes back.
 const SHARD: &str = "
-    CREATE SCHEMA wakala;
-    CREATE TABLE wakala.owner (
+    CREATE SCHEMA wakala_shard;
+    CREATE TABLE wakala_shard.owner (
         tenant_id text PRIMARY KEY, epoch bigint NOT NULL, shard int NOT NULL, state text NOT NULL);
-    CREATE SEQUENCE wakala.entries;
-    CREATE FUNCTION wakala.enter(tenant text, epoch bigint) RETURNS void LANGUAGE plpgsql AS $$
+    CREATE SEQUENCE wakala_shard.entries;
+    CREATE FUNCTION wakala_shard.enter(tenant text, epoch bigint) RETURNS void LANGUAGE plpgsql AS $$
     DECLARE has record;
     BEGIN
         IF current_setting('transaction_read_only') = 'off' THEN
-            PERFORM nextval('wakala.entries');
+            PERFORM nextval('wakala_shard.entries');
         END IF;
         PERFORM pg_advisory_xact_lock_shared(hashtextextended(tenant, 0));
-        SELECT * INTO has FROM wakala.owner WHERE tenant_id = tenant;
+        SELECT * INTO has FROM wakala_shard.owner WHERE tenant_id = tenant;
         IF NOT FOUND THEN
             RAISE EXCEPTION 'tenant % was never on shard NUMBER', tenant USING ERRCODE = 'WK001';
         END IF;
@@ -172,7 +172,7 @@ impl Shards {
             on,
             &format!(
                 "BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('{tenant}', 0));
-                 INSERT INTO wakala.owner VALUES ('{tenant}', {epoch}, {shard}, '{state}') ON CONFLICT (tenant_id)
+                 INSERT INTO wakala_shard.owner VALUES ('{tenant}', {epoch}, {shard}, '{state}') ON CONFLICT (tenant_id)
                  DO UPDATE SET epoch = excluded.epoch, shard = excluded.shard, state = excluded.state; COMMIT"
             ),
         )
@@ -181,7 +181,7 @@ impl Shards {
 
     /// How often anybody has entered the shard.
     pub(crate) async fn entries(&self, on: usize) -> i64 {
-        let sql = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM wakala.entries";
+        let sql = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM wakala_shard.entries";
         self.value(on, sql).await.parse().unwrap()
     }
 }

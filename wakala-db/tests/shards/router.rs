@@ -16,7 +16,7 @@ use crate::rig::{MINUTE, SHARDS, Shards, bouncer, epoch, server, shard, start, t
 
 /// A line in the ledger, with the epoch that the shard has for the tenant.
 async fn enter(transaction: &Transaction<'_>, tenant: &TenantId, entry: i64) -> Result<i64, Abort> {
-    let sql = "INSERT INTO public.ledger SELECT tenant_id, $2, epoch FROM wakala.owner WHERE tenant_id = $1 RETURNING epoch";
+    let sql = "INSERT INTO public.ledger SELECT tenant_id, $2, epoch FROM wakala_shard.owner WHERE tenant_id = $1 RETURNING epoch";
     let rows = transaction.query_typed(sql, &[(&tenant.as_str(), Type::TEXT), (&entry, Type::INT8)]).await?;
     Ok(rows[0].get(0))
 }
@@ -157,9 +157,9 @@ async fn a_shard_that_claims_ever_later_owners_is_given_up_in_time_too() {
     let shards = Shards::on(server, server).await;
     for (on, other) in [(1, 2), (2, 1)] {
         let sql = format!(
-            "CREATE OR REPLACE FUNCTION wakala.enter(tenant text, epoch bigint) RETURNS void LANGUAGE plpgsql AS $$
+            "CREATE OR REPLACE FUNCTION wakala_shard.enter(tenant text, epoch bigint) RETURNS void LANGUAGE plpgsql AS $$
              BEGIN
-                 PERFORM nextval('wakala.entries');
+                 PERFORM nextval('wakala_shard.entries');
                  RAISE EXCEPTION 'over there' USING ERRCODE = 'WK001', DETAIL = format('shard={other} epoch=%s', epoch + 1);
              END $$"
         );
@@ -249,6 +249,46 @@ async fn what_the_application_gives_up_is_not_committed_and_its_reason_comes_bac
     let take = async |_: &Transaction<'_>| Err::<(), _>(Abort::from(ours.lock().unwrap().take().unwrap()));
     assert_eq!(router.run(&id, take).await.unwrap_err().operation(), "sell");
     assert_eq!(ledger(&shards, 1, &id).await, []);
+}
+
+#[derive(Debug)]
+struct Wrapped(tokio_postgres::Error);
+
+impl std::fmt::Display for Wrapped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("could not be stored")
+    }
+}
+
+impl std::error::Error for Wrapped {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_in_the_middle_of_the_work_is_followed_too_also_within_errors_of_the_applications() {
+    let shards = Shards::at(server().await).await;
+    let (id, router) = (shards.tenant("guarded").await, shards.router());
+    shards.owns(2, &id, 2, 2, "active").await;
+    let guard = format!(
+        "DO $$ BEGIN
+             IF current_database() = '{}' THEN
+                 RAISE EXCEPTION 'not here' USING ERRCODE = 'WK001', DETAIL = 'shard=2 epoch=2';
+             END IF;
+         END $$",
+        SHARDS[0]
+    );
+    let since = router
+        .run(&id, async |transaction| {
+            let since = enter(transaction, &id, 1).await?;
+            transaction.batch_execute(&guard).await.map_err(|error| Abort::because(Wrapped(error)))?;
+            Ok(since)
+        })
+        .await
+        .unwrap();
+    assert_eq!(since, 2);
+    assert_eq!((ledger(&shards, 1, &id).await, ledger(&shards, 2, &id).await), (vec![], vec![(1, 2)]));
 }
 
 #[tokio::test]
@@ -408,7 +448,7 @@ async fn transactions_of_ones_own_can_learn_too() {
     moved(&shards, &id, 1, 2, 2, false).await;
     let connection = routed.pool.get().await.unwrap();
     let values = [(&id.as_str() as _, Type::TEXT), (&routed.epoch.get() as _, Type::INT8)];
-    let error = connection.query_typed("SELECT wakala.enter($1, $2)", &values).await.unwrap_err();
+    let error = connection.query_typed("SELECT wakala_shard.enter($1, $2)", &values).await.unwrap_err();
     assert!(router.redirected(&id, &error) && !router.redirected(&id, &error));
     assert_eq!(router.route(&id).await.unwrap().shard, shard(2));
     let other = connection.query_typed("SELECT 1 / 0", &[]).await.unwrap_err();

@@ -45,10 +45,6 @@ impl<'a> Flight<'a> {
         Self { requests: Vec::new() }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.requests.len()
-    }
-
     /// Sends a request: the first look at such a future does that, without a wait.
     pub(super) async fn send<F>(&mut self, leg: Leg, request: F)
     where

@@ -26,6 +26,7 @@ mod write;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio_postgres::types::{PgLsn, ToSql, Type};
 use tokio_postgres::{Client, Statement};
@@ -61,8 +62,9 @@ SET jit = off;
 SELECT pg_catalog.set_config('synchronous_commit', 'on', false)
     WHERE pg_catalog.current_setting('synchronous_commit') IN ('off', 'local')";
 
-/// After how many rows plans are made anew: a table that was empty has grown.
+/// After how many rows, or how long, plans are made anew: a table that was empty has grown, by this or by the copy.
 const ROWS_OF_A_PLAN: usize = 20_000;
+const AGE_OF_A_PLAN: Duration = Duration::from_secs(10);
 
 /// What a value takes besides its bytes.
 const VALUE_BYTES: usize = size_of::<Value>();
@@ -82,6 +84,8 @@ enum State {
 /// The buffer takes about what [`buffered_bytes`](Self::buffered_bytes) says, and writing it twice as much again for a
 /// while: flush at a few megabytes. A transaction of the source may be spread over any number of flushes.
 ///
+/// The server ends the session where an open transaction is given nothing for 30 seconds.
+///
 /// After an error, or where a call was given up before its end, only [`rollback`](Self::rollback) is of use; it forgets
 /// what was pushed since the last commit. The caller begins again from the progress that the shard has.
 pub(crate) struct Applier {
@@ -93,8 +97,11 @@ pub(crate) struct Applier {
     buffer: Vec<Pushed>,
     bytes: usize,
     state: State,
-    /// Rows written since plans were made.
+    /// Rows written since plans were made, and when that was.
     planned_rows: usize,
+    planned: Instant,
+    /// Batches that had to be written change by change.
+    replays: u64,
 }
 
 impl fmt::Debug for Applier {
@@ -133,6 +140,8 @@ impl Applier {
             bytes: 0,
             state: State::Idle,
             planned_rows: 0,
+            planned: Instant::now(),
+            replays: 0,
         })
     }
 
@@ -178,6 +187,7 @@ impl Applier {
     /// # Errors
     /// `Unavailable` where the connection is lost; nothing of it will be committed then either, but see
     /// [`commit`](Self::commit).
+    #[cfg(test)]
     pub(crate) async fn rollback(&mut self) -> Result<()> {
         self.buffer = Vec::new();
         self.bytes = 0;
@@ -186,10 +196,6 @@ impl Applier {
         self.client.batch_execute("ROLLBACK").await.map_err(|error| call.failed(error))?;
         self.state = State::Idle;
         Ok(())
-    }
-
-    pub(crate) fn client(&self) -> &Client {
-        &self.client
     }
 
     /// Takes the buffer. Until the call has succeeded, whose end may never come, the state is `Broken`.

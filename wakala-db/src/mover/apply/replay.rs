@@ -24,6 +24,12 @@ impl Applier {
     pub(super) async fn replay(&mut self, pushed: &[Pushed]) -> Result<()> {
         let tables = self.tables.clone();
         let call = self.call(false);
+        self.replays += 1;
+        tracing::debug!(
+            changes = pushed.len(),
+            replays = self.replays,
+            "the order of the changes matters; they are applied one by one"
+        );
         for window in pushed.chunks(WINDOW) {
             let mut steps = Vec::with_capacity(window.len());
             for (table, op) in window {

@@ -1,6 +1,6 @@
 //! What the destination says of the tables, and the statements prepared there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tokio_postgres::types::{Kind, Type};
 use tokio_postgres::{Client, Statement};
@@ -10,7 +10,7 @@ use super::sql::{self, Deed, Form};
 use crate::error::Call;
 use crate::mover::table::Table;
 
-/// Each holds memory on both sides. There are more only where very many combinations of columns stay unchanged.
+/// Each holds memory on both sides. There are more only where a batch has more combinations of unchanged columns.
 const MOST_PREPARED: usize = 200;
 
 /// A column as the destination has it.
@@ -99,7 +99,7 @@ impl Statements {
         columns.iter().all(|column| self.column(table, *column).array != 0)
     }
 
-    /// Prepares what is not yet. Call it before anything is sent that may fail: in a failed transaction nothing can be
+    /// Prepares what is not yet, and forgets others where they are too many. Call it before anything is sent that may fail: in a failed transaction nothing can be
     /// prepared.
     pub(super) async fn prepare(
         &mut self,
@@ -108,19 +108,17 @@ impl Statements {
         shapes: impl Iterator<Item = Shape> + Send,
         call: &Call,
     ) -> Result<()> {
-        let mut missing: Vec<Shape> = Vec::new();
-        for shape in shapes {
-            if !self.prepared.contains_key(&shape) && !missing.contains(&shape) {
-                missing.push(shape);
+        let wanted: HashSet<Shape> = shapes.collect();
+        let count = |prepared: &HashMap<Shape, Statement>| {
+            wanted.iter().filter(|shape| !prepared.contains_key(*shape)).count()
+        };
+        if self.prepared.len() + count(&self.prepared) > MOST_PREPARED {
+            self.prepared.retain(|shape, _| wanted.contains(shape));
+        }
+        for shape in wanted {
+            if self.prepared.contains_key(&shape) {
+                continue;
             }
-        }
-        // Only between the batches: what this one needs is kept, whatever its number.
-        if self.prepared.len() + missing.len() > MOST_PREPARED && self.prepared.len() > MOST_PREPARED / 2 {
-            let kept = std::mem::take(&mut self.prepared);
-            drop(kept);
-            return Box::pin(self.prepare(client, tables, missing.into_iter(), call)).await;
-        }
-        for shape in missing {
             let table = &tables[shape.table];
             let equals = table.key.iter().map(|at| self.column(shape.table, *at).equals.clone());
             let text = sql::text(table, &shape.deed, shape.form, &equals.collect::<Vec<_>>());

@@ -1,5 +1,7 @@
 //! A batch at once.
 
+use std::time::Instant;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::SinkExt;
 use tokio_postgres::CopyInSink;
@@ -10,7 +12,7 @@ use super::encode::{self, Kind, Param};
 use super::flight::{Failure, Flight, Leg};
 use super::sql::{self, Deed, Form, MISCOUNT};
 use super::statements::Shape;
-use super::{Applier, Finale, ROWS_OF_A_PLAN, State};
+use super::{AGE_OF_A_PLAN, Applier, Finale, ROWS_OF_A_PLAN, State};
 use crate::mover::change::Value;
 
 /// From so many rows on, COPY is worth its round trips.
@@ -40,11 +42,6 @@ impl Applier {
         finale: Option<Finale<'_>>,
     ) -> Result<()> {
         let mut open = before == State::Open;
-        if !open && self.planned_rows > ROWS_OF_A_PLAN {
-            let call = self.call(false);
-            self.client.batch_execute("DISCARD PLANS").await.map_err(|error| call.failed(error))?;
-            self.planned_rows = 0;
-        }
         self.planned_rows += pushed.len();
         let tables = self.tables.clone();
         let stages = coalesce::plan(&tables, pushed);
@@ -123,7 +120,12 @@ impl Applier {
         let shapes: Vec<Shape> = shapes.collect();
         let tables = self.tables.clone();
         self.statements.prepare(&self.client, &tables, shapes.into_iter(), &self.call(false)).await?;
-        match self.fly(jobs, open, along.as_ref()).await {
+        let anew = self.planned_rows > ROWS_OF_A_PLAN || self.planned.elapsed() > AGE_OF_A_PLAN;
+        if anew {
+            self.planned_rows = 0;
+            self.planned = Instant::now();
+        }
+        match self.fly(jobs, open, along.as_ref(), anew).await {
             Ok(()) => Ok(Outcome::Done),
             Err((Leg::Rows(_), Failure::Client(error))) if is_in_the_way(&error) => Ok(Outcome::InTheWay),
             Err((_, failure)) => Err(self.failed(failure, &call)),
@@ -135,8 +137,12 @@ impl Applier {
         jobs: &[Job<'_>],
         open: bool,
         along: Option<&Finale<'_>>,
+        anew: bool,
     ) -> Result<(), (Leg, Failure)> {
         let mut flight = Flight::new();
+        if anew {
+            self.send_sql(&mut flight, Leg::Frame, "DISCARD PLANS").await;
+        }
         if open {
             self.send_sql(&mut flight, Leg::Frame, "SAVEPOINT wakala").await;
         } else {

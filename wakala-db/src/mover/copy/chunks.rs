@@ -47,7 +47,7 @@ pub(crate) struct Copied {
 
 /// What a chunk says about a transaction that changes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+enum Verdict {
     /// The copy does not have it.
     Apply,
     /// The copy will have it.
@@ -143,16 +143,6 @@ impl Chunks {
         Ok(())
     }
 
-    /// The chunk is to be copied again.
-    ///
-    /// # Errors
-    /// `Unexpected` for a chunk that is not there.
-    pub(crate) fn recopy(&mut self, id: i32) -> Result<()> {
-        let place = self.place(id)?;
-        self.chunks[place].copied = None;
-        Ok(())
-    }
-
     fn place(&self, id: i32) -> Result<usize> {
         self.by_id.get(&id).copied().ok_or_else(|| unexpected("there is none").on(format!("chunk {id}")))
     }
@@ -191,10 +181,6 @@ impl Chunks {
     }
 
     /// Which chunk a row is in; the key is that of the chunk column, where there is one.
-    pub(crate) fn find(&self, table: usize, tenant: usize, key: Option<ChunkKey>) -> Option<&Chunk> {
-        self.position(table, tenant, key).map(|place| &self.chunks[place])
-    }
-
     fn position(&self, table: usize, tenant: usize, key: Option<ChunkKey>) -> Option<usize> {
         let (from, to) = *self.ranges.get(&(table, tenant))?;
         let Some(key) = key else { return (to == from + 1).then_some(from) };

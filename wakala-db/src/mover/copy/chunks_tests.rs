@@ -5,11 +5,10 @@
 //! rows) some time later. The mover copies a chunk in a snapshot, or takes the next transaction of the stream.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::chunks::{Action, Chunk, Chunks, Copied, Verdict};
+use super::chunks::{Action, Chunk, Chunks, Copied};
 use super::key::ChunkKey;
 use crate::mover::change::{Op, Row, Value};
 use crate::mover::snapshot::Snapshot;

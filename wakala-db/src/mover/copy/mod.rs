@@ -13,7 +13,7 @@ mod session;
 pub(in crate::mover) mod tests;
 mod wipe;
 
-pub(crate) use chunks::{Action, Chunk, Chunks, Copied, Verdict};
+pub(crate) use chunks::{Action, Chunk, Chunks, Copied};
 pub(crate) use copier::{Copier, Watch};
 pub(crate) use key::ChunkKey;
 pub(crate) use plan::plan;

@@ -79,8 +79,7 @@ async fn pieces(source: &Client, scope: Scope<'_>, place: usize, bytes: u64) -> 
                 (SELECT count(*) AS n FROM {name} WHERE {tenant} = w.id) AS r ORDER BY 1"
         ),
     };
-    let mut cutter =
-        Cutter { kind: table.chunk_by.map(|(_, kind)| kind), each, step, width, pieces: Vec::new() };
+    let mut cutter = Cutter { kind: table.chunk_by.map(|(_, kind)| kind), step, width, pieces: Vec::new() };
     for tenant in 0..scope.tenants.ids().len() {
         cutter.pieces.push(Piece { tenant, lower: None, upper: None, rows: 0, bytes: 0 });
     }
@@ -102,7 +101,6 @@ async fn pieces(source: &Client, scope: Scope<'_>, place: usize, bytes: u64) -> 
 
 struct Cutter {
     kind: Option<ChunkType>,
-    each: u64,
     step: u64,
     width: u64,
     /// By tenant and key. Each tenant begins with one of all keys, the last of which is cut.
@@ -130,7 +128,6 @@ impl Cutter {
         };
         here.rows += rows;
         here.bytes = here.rows.saturating_mul(self.width);
-        debug_assert!(self.each >= SAMPLES);
         Ok(())
     }
 }

@@ -12,6 +12,7 @@ use super::key::ChunkKey;
 use super::session::Scope;
 use crate::error::Call;
 use crate::mover::holder::Holder;
+use crate::mover::tenant::literal;
 
 fn call(operation: &'static str, move_id: &str, writes: bool) -> Call {
     Call { operation, subject: format!("the chunks of move {move_id}"), writes }
@@ -120,25 +121,15 @@ pub(crate) async fn load(client: &Client, move_id: &str, scope: Scope<'_>) -> Re
     Ok(chunks)
 }
 
-/// The chunk is to be copied again. Within the caller's transaction, which is the one that stores how far the stream was
-/// applied.
-///
-/// # Errors
-/// `Unexpected` where there is no such chunk.
-pub(crate) async fn forget(client: &Client, holder: &Holder, chunk: i32) -> Result<()> {
-    let call = call("recopy", &holder.move_id, true);
-    let found = client
-        .query_typed(
-            "UPDATE wakala_shard.move_chunk SET snapshot = NULL, row_count = coalesce(row_count, 0)
-             WHERE move_id = $1 AND chunk = $2 RETURNING chunk",
-            &[(&holder.move_id, Type::TEXT), (&chunk, Type::INT4)],
-        )
-        .await
-        .map_err(|error| call.failed(error))?;
-    if found.is_empty() {
-        return Err(call.odd_answer(format!("that there is no chunk {chunk}")));
-    }
-    Ok(())
+/// The statement by which a chunk is to be copied again: for the transaction that stores how far the stream was applied.
+/// Fails where there is no such chunk.
+pub(crate) fn forget(holder: &Holder, chunk: i32) -> String {
+    format!(
+        "WITH forgotten AS (UPDATE wakala_shard.move_chunk SET snapshot = NULL, row_count = coalesce(row_count, 0)
+             WHERE move_id = {} AND chunk = {chunk} RETURNING chunk)
+         SELECT 1 / count(*) FROM forgotten",
+        literal(&holder.move_id)
+    )
 }
 
 /// Locks chunks, and says of each whether anything of it may be on the destination.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+#[cfg(test)]
 use wakala_core::{Error, Result};
 
 /// One reason, in one sentence, with what helps.
@@ -89,6 +90,7 @@ impl Findings {
 
     /// # Errors
     /// `InvalidConfig` with all refusals, a line each, where there is one.
+    #[cfg(test)]
     pub(crate) fn accepted(&self) -> Result<()> {
         if self.refusals.is_empty() {
             return Ok(());

@@ -25,7 +25,7 @@ use wakala_core::Result;
 pub(crate) use finding::{Finding, Findings};
 pub(crate) use relations::{Reference, Sequence};
 pub(crate) use server::{Room, ServerFacts, refusals_of};
-pub(crate) use sizes::{Size, sizes};
+pub(crate) use sizes::Size;
 
 use super::table::Table;
 use super::tenant::{TenantType, Tenants};
@@ -43,6 +43,7 @@ pub(crate) struct Scope {
 
 impl Scope {
     /// All tables that have this column.
+    #[cfg(test)]
     pub(crate) fn new(tenant_column: impl Into<String>) -> Self {
         Self { tenant_column: tenant_column.into(), schemas: Vec::new(), without: Vec::new() }
     }
@@ -92,7 +93,7 @@ pub(crate) async fn discover(client: &Client, scope: &Scope) -> Result<Catalog> 
 /// A read-only transaction in which names are as whole as they can be, and texts the same on every server.
 async fn begin(client: &Client) -> Result<()> {
     let sql = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
-        SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL row_security = off;
+        SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL row_security = off; SET LOCAL jit = off;
         SET LOCAL DateStyle = 'ISO, YMD'; SET LOCAL IntervalStyle = 'iso_8601'; SET LOCAL TimeZone = 'UTC';
         SET LOCAL extra_float_digits = 1; SET LOCAL bytea_output = 'hex'; SET LOCAL lc_monetary = 'C'";
     read::run(client, "discover", sql).await
@@ -137,10 +138,10 @@ fn catalog(facts: read::Facts, scope: &Scope, fingerprint: String) -> Catalog {
 /// Both sides, and all that speaks against a move between them.
 #[derive(Clone, Debug)]
 pub(crate) struct Preflight {
+    #[cfg(test)]
     pub(crate) source: Catalog,
+    #[cfg(test)]
     pub(crate) destination: Catalog,
-    pub(crate) source_server: ServerFacts,
-    pub(crate) destination_server: ServerFacts,
     /// Of the tenants on the source; empty where the schema is refused.
     pub(crate) sizes: Vec<Size>,
     /// Of both sides and between them, the side before each object.
@@ -156,6 +157,8 @@ pub(crate) struct Question<'a> {
     pub(crate) room: Room,
     /// How long rows may be looked at, beside the count of them. What is not known by then is a warning.
     pub(crate) limit: Duration,
+    /// Whether changes come by a stream.
+    pub(crate) stream: bool,
 }
 
 /// Looks at everything that could stop a move before anything is made; changes nothing on either side. Neither client
@@ -194,6 +197,13 @@ pub(crate) async fn preflight(
         };
         sides.check(&mut findings).await?;
     }
-    findings.extend(refusals_of(&source_server, &destination_server, &room));
-    Ok(Preflight { source: ours, destination: theirs, source_server, destination_server, sizes, findings })
+    findings.extend(refusals_of(&source_server, &destination_server, &room, question.stream));
+    Ok(Preflight {
+        #[cfg(test)]
+        source: ours,
+        #[cfg(test)]
+        destination: theirs,
+        sizes,
+        findings,
+    })
 }

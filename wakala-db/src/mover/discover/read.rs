@@ -421,21 +421,21 @@ async fn firing(client: &Client, tables: &[i64]) -> Result<Vec<Firing>> {
 
 /// The given types and all that they are made of.
 async fn types(client: &Client, used: &[i64]) -> Result<Types> {
-    let sql = "WITH RECURSIVE parts (whole, part) AS (
-            SELECT t.oid, p.part FROM pg_type t CROSS JOIN LATERAL (
-                SELECT t.typbasetype WHERE t.typtype = 'd'
-                UNION ALL SELECT t.typelem
-                    WHERE t.typtype = 'b' AND t.typelem <> 0 AND t.typsubscript = 'array_subscript_handler'::regproc
-                UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
-                UNION ALL SELECT a.atttypid FROM pg_attribute a
-                    WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
-            ) AS p (part)
-        ), used (oid) AS (
-            SELECT unnest($1::oid[]) UNION SELECT parts.part FROM used JOIN parts ON parts.whole = used.oid
+    // Of a type t. Begins at the types that are used: a database can have as many types as tables.
+    let parts = "SELECT t.typbasetype AS part WHERE t.typtype = 'd'
+            UNION ALL SELECT t.typelem
+                WHERE t.typtype = 'b' AND t.typelem <> 0 AND t.typsubscript = 'array_subscript_handler'::regproc
+            UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = t.oid OR r.rngmultitypid = t.oid
+            UNION ALL SELECT a.atttypid FROM pg_attribute a
+                WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped";
+    let sql = format!(
+        "WITH RECURSIVE used (oid) AS (
+            SELECT unnest($1::oid[])
+            UNION SELECT p.part FROM used JOIN pg_type t ON t.oid = used.oid CROSS JOIN LATERAL ({parts}) AS p
         )
         SELECT t.oid::int8, format_type(t.oid, NULL), t.oid >= 16384, t.typtype::text,
             t.typelem <> 0 AND t.typsubscript = 'array_subscript_handler'::regproc,
-            ARRAY(SELECT parts.part::int8 FROM parts WHERE parts.whole = t.oid),
+            ARRAY(SELECT p.part::int8 FROM ({parts}) AS p),
             t.typsend <> 0 AND t.typreceive <> 0,
             ARRAY(SELECT e.enumlabel::text FROM pg_enum e WHERE e.enumtypid = t.oid ORDER BY e.enumsortorder),
             CASE WHEN t.typtype = 'c' THEN ARRAY(
@@ -446,9 +446,10 @@ async fn types(client: &Client, used: &[i64]) -> Result<Types> {
                 || ARRAY(SELECT pg_get_constraintdef(k.oid) FROM pg_constraint k
                     WHERE k.contypid = t.oid AND k.contype = 'c' ORDER BY 1)
             ELSE ARRAY[]::text[] END
-        FROM pg_type t JOIN used ON used.oid = t.oid ORDER BY 2";
+        FROM pg_type t JOIN used ON used.oid = t.oid ORDER BY 2"
+    );
     let mut types = Types::default();
-    for row in about(client, sql, used).await? {
+    for row in about(client, &sql, used).await? {
         let kind: String = row.get(3);
         let array: bool = row.get(4);
         types.insert(

@@ -334,13 +334,12 @@ fn unnested(names: &[String]) -> String {
     format!("unnest({}) AS k ({})", lists.join(", "), names.join(", "))
 }
 
-/// The condition that a row of a table is the one of the texts.
+/// The condition that a row of a table is the one of the texts. A text from outside yields to the column's collation.
 fn equal(columns: &[&ColumnFacts], names: &[String], table: &str) -> String {
-    let equal = columns.iter().zip(names).map(|(column, name)| {
-        // Otherwise two collations would meet, of which the server chooses none.
-        let collate = column.collation.as_ref().map(|name| format!(" COLLATE {name}")).unwrap_or_default();
-        format!("{table}.{} = k.{name}::{}{collate}", quoted(&column.name), column.type_name)
-    });
+    let equal = columns
+        .iter()
+        .zip(names)
+        .map(|(column, name)| format!("{table}.{} = k.{name}::{}", quoted(&column.name), column.type_name));
     equal.collect::<Vec<_>>().join(" AND ")
 }
 

@@ -154,12 +154,19 @@ async fn may_set_replica(client: &Client) -> Result<bool> {
 /// What the two servers say against a move between them.
 ///
 /// Both need the same: the way back makes a slot on the destination, and writes on the source.
-pub(crate) fn refusals_of(source: &ServerFacts, destination: &ServerFacts, room: &Room) -> Findings {
+pub(crate) fn refusals_of(
+    source: &ServerFacts,
+    destination: &ServerFacts,
+    room: &Room,
+    stream: bool,
+) -> Findings {
     let mut findings = Findings::default();
     for (side, server) in [("source", source), ("destination", destination)] {
         let mut of_side = Findings::default();
         state(server, &mut of_side);
-        streaming(server, &mut of_side);
+        if stream {
+            streaming(server, &mut of_side);
+        }
         rights(server, &mut of_side);
         findings.extend(of_side.on(side));
     }
@@ -200,6 +207,14 @@ fn state(server: &ServerFacts, findings: &mut Findings) {
 }
 
 fn streaming(server: &ServerFacts, findings: &mut Findings) {
+    let role = quoted(&server.role);
+    if !server.replication && !server.superuser {
+        findings.refuse(
+            format!("role {role}"),
+            "it may not read a stream of changes",
+            format!("ALTER ROLE {role} REPLICATION (GRANT rds_replication TO {role} on RDS)"),
+        );
+    }
     if server.wal_level != "logical" {
         findings.refuse(
             "wal_level",
@@ -227,13 +242,6 @@ fn streaming(server: &ServerFacts, findings: &mut Findings) {
 fn rights(server: &ServerFacts, findings: &mut Findings) {
     let role = quoted(&server.role);
     let object = format!("role {role}");
-    if !server.replication && !server.superuser {
-        findings.refuse(
-            &object,
-            "it may not read a stream of changes",
-            format!("ALTER ROLE {role} REPLICATION (GRANT rds_replication TO {role} on RDS)"),
-        );
-    }
     if !server.may_set_replica {
         let remedy = if server.version_num >= 150_000 {
             format!("GRANT SET ON PARAMETER session_replication_role TO {role}")

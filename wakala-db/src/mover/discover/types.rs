@@ -102,7 +102,7 @@ impl Types {
 
     /// Whether the binary form has object ids in it, or there is none.
     pub(super) fn needs_text(&self, oid: i64) -> bool {
-        let by_id = [
+        let only_text = [
             Type::REGCLASS,
             Type::REGCOLLATION,
             Type::REGCONFIG,
@@ -114,8 +114,10 @@ impl Types {
             Type::REGPROCEDURE,
             Type::REGROLE,
             Type::REGTYPE,
+            // An empty one has a binary form that the server does not read.
+            Type::TSQUERY,
         ];
-        if builtin(oid).is_some_and(|builtin| by_id.contains(&builtin)) {
+        if builtin(oid).is_some_and(|builtin| only_text.contains(&builtin)) {
             return true;
         }
         let Some(found) = self.0.get(&oid) else { return true };

@@ -80,10 +80,12 @@ CREATE FUNCTION wakala_shard.check_owner(tenant text, expected bigint, known_onl
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     owner record;
-    sees_latest boolean := current_setting('transaction_isolation') IN ('read committed', 'read uncommitted');
+    -- Whoever only reads may read what was when the transaction began.
+    plainly boolean := current_setting('transaction_isolation') IN ('read committed', 'read uncommitted')
+        OR current_setting('transaction_read_only')::boolean;
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(wakala_shard.tenant_lock(tenant));
-    IF sees_latest THEN
+    IF plainly THEN
         SELECT o.epoch, o.shard, o.state INTO owner FROM wakala_shard.owner AS o WHERE o.tenant_id = tenant;
     ELSE
         -- A plain read would find the owner of when the transaction began; this fails (40001) where it has changed.

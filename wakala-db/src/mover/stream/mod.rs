@@ -23,9 +23,7 @@ use wakala_core::{Error, ErrorKind, Result, Retry};
 
 use self::failure::{Failure, START_OVER};
 use self::pgoutput::Decoder;
-pub(crate) use self::slot::{
-    SlotFacts, create_publication, create_slot, drop_publication, drop_slot, slot_facts,
-};
+pub(crate) use self::slot::{create_publication, create_slot, drop_publication, drop_slot, slot_facts};
 pub(crate) use self::wire::Secure;
 use self::wire::Wire;
 use self::worker::{Item, Shared, Timing};
@@ -160,6 +158,7 @@ impl ChangeStream {
         })
     }
 
+    #[cfg(test)]
     pub(crate) fn source(&self) -> &Source {
         &self.source
     }

@@ -6,4 +6,6 @@ mod digest;
 mod tests;
 
 pub(crate) use difference::first_difference;
-pub(crate) use digest::{Digest, digests};
+#[cfg(test)]
+use digest::Digest;
+pub(crate) use digest::digests;

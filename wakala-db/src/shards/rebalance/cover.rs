@@ -1,6 +1,6 @@
 //! The cheapest tenants of one shard that bring it down to what it may have.
 
-/// A tenant by its place, what it takes off its shard, and what its move costs.
+/// A tenant by its place, what it takes off its shard (never nothing), and what its move costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Item {
     pub(super) tenant: usize,
@@ -30,7 +30,7 @@ pub(super) fn sort(items: &mut [Item]) {
 
 /// What it costs at least to take off `need`, where `best` takes off the most for its cost.
 pub(super) fn least(need: u64, best: Item) -> u64 {
-    let cost = (u128::from(need) * u128::from(best.cost)).div_ceil(u128::from(best.weight.max(1)));
+    let cost = (u128::from(need) * u128::from(best.cost)).div_ceil(u128::from(best.weight));
     u64::try_from(cost).unwrap_or(u64::MAX)
 }
 

@@ -126,8 +126,8 @@ pub struct PlannedShard {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct MovePlan {
-    /// In the order in which to make them, the smallest first: what goes wrong goes wrong with little. No shard that is
-    /// given tenants is above what it may have on the way.
+    /// In the order in which to make them, the smallest first: what goes wrong goes wrong with little. Where a shard both
+    /// gives and takes, which is rare, it may be above its limit on the way.
     pub moves: Vec<PlannedMove>,
     /// In the order of their numbers.
     pub shards: Vec<PlannedShard>,
@@ -177,7 +177,7 @@ pub fn plan_moves(loads: &[TenantLoad], shards: &[Shard], goal: &Goal) -> Result
             sum.tenants += 1;
             sum.bytes += load.bytes;
             sum.writes_per_second += load.writes_per_second;
-            sum.load += problem.load(n);
+            sum.load += problem.weight[n];
         }
         sums
     };

@@ -16,9 +16,9 @@ pub(super) type Answer = Vec<usize>;
 #[derive(Debug)]
 pub(super) struct Problem {
     pub(super) home: Answer,
-    /// What is balanced. One more than the load, so that a shard with tenants is never as good as an empty one.
+    /// What is balanced.
     pub(super) weight: Vec<u64>,
-    /// What a move costs; one more than the bytes, for the same reason.
+    /// What a move costs: the bytes.
     pub(super) cost: Vec<u64>,
     total: u64,
     /// The weights of the shards, 0 for inactive ones.
@@ -37,7 +37,7 @@ impl Problem {
             || Error::invalid("plan_moves", "the loads are too large to be added up; use larger units");
         let weigh = |load: &&TenantLoad| {
             let writes = load.writes_per_second.checked_mul(goal.bytes_per_write)?;
-            load.bytes.checked_add(writes)?.checked_add(1)
+            load.bytes.checked_add(writes)
         };
         let weight: Vec<u64> = loads.iter().map(weigh).collect::<Option<_>>().ok_or_else(too_large)?;
         let total = weight.iter().try_fold(0_u64, |sum, weight| sum.checked_add(*weight));
@@ -45,7 +45,7 @@ impl Problem {
         Ok(Self {
             home: loads.iter().map(|load| places[&load.shard]).collect(),
             weight,
-            cost: loads.iter().map(|load| load.bytes + 1).collect(),
+            cost: loads.iter().map(|load| load.bytes).collect(),
             total,
             shares: shards.iter().map(|shard| if shard.active { shard.weight.into() } else { 0 }).collect(),
             tolerance_permille: goal.tolerance_permille.into(),
@@ -58,11 +58,6 @@ impl Problem {
 
     pub(super) fn active(&self, shard: usize) -> bool {
         self.shares[shard] > 0
-    }
-
-    /// What the tenant adds to the load of its shard, for people.
-    pub(super) fn load(&self, tenant: usize) -> u64 {
-        self.weight[tenant] - 1
     }
 
     /// What each shard may have by the goal.

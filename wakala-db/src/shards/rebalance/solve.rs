@@ -28,6 +28,22 @@ pub(super) struct Source {
 
 /// An answer within the goal, or as near to it as can be found.
 pub(super) fn solve(problem: &Problem) -> Answer {
+    let mut answer = nearest(problem);
+    // Those that are no load to anybody may be on a shard still that is to be emptied.
+    let limits = problem.limits_within();
+    let sums = problem.sums(&answer);
+    let active = (0..problem.shards()).filter(|shard| problem.active(*shard));
+    if let Some(roomiest) = active.max_by_key(|shard| (limits[*shard].saturating_sub(sums[*shard]), *shard)) {
+        for (tenant, shard) in answer.iter_mut().enumerate() {
+            if problem.weight[tenant] == 0 && !problem.active(*shard) {
+                *shard = roomiest;
+            }
+        }
+    }
+    answer
+}
+
+fn nearest(problem: &Problem) -> Answer {
     if let Some(answer) = within(problem, &problem.limits_within(), THOROUGH) {
         return answer;
     }
@@ -90,7 +106,7 @@ fn sources(problem: &Problem, limits: &[u64], sums: &[u64], room: &[u64]) -> Opt
         let here = (0..problem.home.len()).filter(|tenant| problem.home[*tenant] == shard);
         let mut items: Vec<Item> = here
             .map(|tenant| Item { tenant, weight: problem.weight[tenant], cost: problem.cost[tenant] })
-            .filter(|item| item.weight <= widest)
+            .filter(|item| (1..=widest).contains(&item.weight))
             .collect();
         sort(&mut items);
         let need = sums[shard] - limits[shard];

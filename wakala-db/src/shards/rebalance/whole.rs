@@ -10,7 +10,8 @@ pub(super) fn search(problem: &Problem, limits: &[u64], known: Option<u64>, node
     if problem.home.len() > WIDEST {
         return None;
     }
-    let mut order: Vec<usize> = (0..problem.home.len()).collect();
+    let mut order: Vec<usize> =
+        (0..problem.home.len()).filter(|tenant| problem.weight[*tenant] > 0).collect();
     order.sort_by_key(|tenant| (std::cmp::Reverse(problem.weight[*tenant]), problem.home[*tenant], *tenant));
     // Thousandths of the least that a unit of weight costs.
     let rate =

@@ -12,7 +12,7 @@ use tokio_postgres::types::{FromSql, Type};
 use wakala_testbed::{PostgresAccess, PostgresServer};
 
 use crate::mover::apply::Applier;
-use crate::mover::change::{Op, Row, Value};
+use crate::mover::change::{Row, Value};
 use crate::mover::holder::Holder;
 use crate::mover::table::{Column, Format, Table};
 
@@ -171,12 +171,7 @@ impl Rig {
             let name = format!("{side}_{number}");
             server.execute("postgres", &format!("CREATE DATABASE {name}")).await.unwrap();
             let client = server.connect(&name, "postgres").await.unwrap();
-            client
-                .batch_execute(
-                    &MIGRATION.replace(" only boolean", " \"only\" boolean").replace("(only)", "(\"only\")"),
-                )
-                .await
-                .unwrap();
+            client.batch_execute(MIGRATION).await.unwrap();
             client.batch_execute("CREATE SCHEMA shop; SET search_path = shop, public").await.unwrap();
             // The numbers of the types differ from side to side.
             for _ in 0..place {
@@ -232,12 +227,6 @@ impl Rig {
             Err(error) if error.code().is_some_and(|code| code.code() == "23505") => None,
             Err(error) => panic!("{sql}: {error:?}"),
         }
-    }
-
-    pub(super) async fn insert(&self, table: usize, columns: &str, values: &str) -> Op {
-        let name = self.tables[table].table.quoted();
-        let sql = format!("INSERT INTO {name} ({columns}) VALUES ({values})");
-        Op::Insert(self.change(table, &sql).await.unwrap())
     }
 
     pub(super) async fn content(client: &Client, table: &Table) -> Vec<String> {

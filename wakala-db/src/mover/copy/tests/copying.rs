@@ -148,14 +148,14 @@ async fn a_chunk_that_is_copied_again_replaces_what_is_there() {
     destination
         .execute("UPDATE item SET v = 'applied' WHERE id < 50; INSERT INTO item VALUES (1, 7777, 'new')")
         .await;
-    forget(&writer, &holder(), 0).await.unwrap();
+    writer.batch_execute(&forget(&holder(), 0)).await.unwrap();
     let loaded = load(&writer, "m", scope).await.unwrap();
     assert_eq!(loaded.iter().map(|chunk| chunk.copied.is_some()).collect::<Vec<_>>(), [false, true]);
     copy(&source, &destination, scope, &loaded[..1]).await.unwrap();
     let (whole, there) = (rows(&source, "item", "1").await, rows(&destination, "item", "1").await);
     let differ: Vec<&str> = there.lines().filter(|line| !whole.contains(line)).collect();
     assert_eq!(differ.len(), 17, "only the other chunk keeps what was done to it: {differ:?}");
-    assert!(forget(&writer, &holder(), 9).await.is_err());
+    assert!(writer.batch_execute(&forget(&holder(), 9)).await.is_err());
 }
 
 #[tokio::test]

@@ -2,6 +2,5 @@
 
 mod copying;
 mod faults;
-mod measured;
 pub(in crate::mover) mod rig;
 mod writers;

@@ -7,9 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_postgres::Client;
 
-use super::rig::{
-    Counter, DESTINATION, SOURCE, Shard, chunks, describe, holder, rows, shard, start, tenants,
-};
+use super::rig::{DESTINATION, SOURCE, Shard, chunks, describe, holder, rows, shard, start, tenants};
 use crate::mover::change::{Op, Row, Value};
 use crate::mover::copy::{Action, Chunk, Chunks, Copied, Copier, Scope, Watch, forget, load, save};
 use crate::mover::snapshot::Snapshot;
@@ -20,7 +18,7 @@ const ITEMS: &str = "CREATE TABLE item (tenant_id integer NOT NULL, id bigint NO
 
 async fn write(source: &Shard, seed: u64, stop: Arc<AtomicBool>) {
     let client = source.client().await;
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         client.batch_execute("SET synchronous_commit = off").await.unwrap();
     }
     let mut state = seed;
@@ -132,7 +130,7 @@ impl Stream<'_> {
                 }
                 Action::Drop => self.judged[1] += 1,
                 Action::Recopy(chunk) => {
-                    forget(self.destination, &holder(), chunk).await.unwrap();
+                    self.destination.batch_execute(&forget(&holder(), chunk)).await.unwrap();
                     self.judged[2] += 1;
                 }
             }

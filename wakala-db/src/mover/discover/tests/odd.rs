@@ -128,6 +128,58 @@ async fn an_odd_schema_is_read_as_it_is() {
 }
 
 #[tokio::test]
+async fn each_type_travels_and_is_compared_as_it_must() {
+    // The type; whether it needs the text to travel; whether the text is compared.
+    let cases = [
+        ("integer", false, false),
+        ("varchar(5)", false, false),
+        ("bytea", false, false),
+        ("timestamptz", false, false),
+        ("small", false, false),
+        ("numeric", false, true),
+        ("real", false, true),
+        ("double precision", false, true),
+        ("interval", false, true),
+        ("json", false, true),
+        ("jsonb", false, true),
+        ("xml", false, true),
+        ("point", false, true),
+        ("bit(3)", false, true),
+        ("tsvector", false, true),
+        ("mood", false, true),
+        ("text[]", false, true),
+        ("int4range", false, true),
+        ("plain_pair", false, true),
+        ("regclass", true, true),
+        ("regtype[]", true, true),
+        ("aclitem", true, true),
+        ("mood[]", true, true),
+        ("small[]", true, true),
+        ("moods", true, true),
+        ("mood_pair", true, true),
+        ("plain_pair[]", true, true),
+        ("pair_of_pairs", true, true),
+        ("mood_range", true, true),
+        ("other_table", false, true),
+    ];
+    let bench = Bench::new().await;
+    for (number, (name, text, hash_as_text)) in cases.into_iter().enumerate() {
+        let kinds =
+            "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE DOMAIN small AS integer CHECK (VALUE < 5);
+            CREATE TYPE plain_pair AS (a integer, b text); CREATE TYPE mood_pair AS (a integer, b mood);
+            CREATE TYPE pair_of_pairs AS (a plain_pair); CREATE DOMAIN moods AS mood[];
+            CREATE TYPE mood_range AS RANGE (subtype = mood); CREATE TABLE other_table (a integer)";
+        let ddl = format!(
+            "{kinds}; CREATE TABLE t (tenant_id integer, c {name}, id integer, PRIMARY KEY (tenant_id, id))"
+        );
+        let found = bench.catalog(&ddl, &Scope::new("tenant_id")).await;
+        let table = &found.tables[0];
+        let format = if text { Format::Text } else { Format::Binary };
+        assert_eq!((table.format, table.columns[1].hash_as_text), (format, hash_as_text), "{number}: {name}");
+    }
+}
+
+#[tokio::test]
 async fn the_scope_says_which_schemas() {
     let client = with(&odd()).await;
     let only = Scope { schemas: vec!["Sales; DROP".to_owned()], ..scope() };

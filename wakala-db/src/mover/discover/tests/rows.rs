@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::super::super::tenant::{TenantType, Tenants};
-use super::super::{Preflight, Question, Room, Scope, preflight, sizes};
+use super::super::sizes::sizes;
+use super::super::{Preflight, Question, Room, Scope, preflight};
 use super::rig::{Bench, lines, says};
 
 const BASE: &str = "
@@ -24,6 +25,7 @@ async fn ask(benches: &[Bench; 2], source: &str, destination: &str, tenants: &[&
         tenants: &tenants,
         room: Room::default(),
         limit: Duration::from_secs(60),
+        stream: true,
     };
     preflight(&benches[0].0, &benches[1].0, &question).await.unwrap()
 }
@@ -112,6 +114,7 @@ async fn what_takes_too_long_is_a_warning() {
         tenants: &["1".to_owned()],
         room: Room::default(),
         limit: Duration::ZERO,
+        stream: true,
     };
     let found = preflight(&benches[0].0, &benches[1].0, &question).await.unwrap().findings;
     assert!(
@@ -159,6 +162,7 @@ async fn a_reference_table_that_may_not_be_read_is_a_refusal() {
         tenants: &["1".to_owned()],
         room: Room::default(),
         limit: Duration::from_secs(60),
+        stream: true,
     };
     let found = preflight(&benches[0].0, &benches[1].0, &question).await.unwrap().findings;
     assert!(

@@ -20,7 +20,7 @@ async fn two_databases_of_a_good_server_are_accepted() {
     let [a, b] = [database(server).await, database(server).await];
     let source = facts(server, &a, SUPERUSER).await;
     let destination = facts(server, &b, SUPERUSER).await;
-    let mut found = refusals_of(&source, &destination, &ROOM);
+    let mut found = refusals_of(&source, &destination, &ROOM, true);
     // Other tests have transactions open.
     found.warnings.retain(|finding| finding.object != "source: transactions");
     assert_eq!(found, Findings::default());
@@ -29,7 +29,7 @@ async fn two_databases_of_a_good_server_are_accepted() {
     assert!(
         u64::from(source.wal_lsn) > 0 && source.encoding == "UTF8" && source.collation.contains("C.UTF-8")
     );
-    let same = refusals_of(&source, &source, &ROOM);
+    let same = refusals_of(&source, &source, &ROOM, true);
     assert!(says(&same.refusals, &["the same database of the same server"]), "{same:#?}");
 }
 
@@ -45,7 +45,7 @@ async fn a_role_without_rights_is_told_what_to_grant_and_that_suffices() {
         ServerFacts { system_identifier: "other".to_owned(), ..facts(server, &database, SUPERUSER).await };
     let poor = read().await;
     assert_eq!((poor.system_identifier.len(), poor.timeline), (19, 1), "what everybody may read");
-    let found = refusals_of(&poor, &good, &ROOM);
+    let found = refusals_of(&poor, &good, &ROOM, true);
     let words: [&[&str]; 3] = [
         &[
             "source: role \"newcomer\": it may not read a stream of changes",
@@ -65,7 +65,7 @@ async fn a_role_without_rights_is_told_what_to_grant_and_that_suffices() {
     for finding in &found.refusals {
         heed(&superuser, finding.remedy.split(" (").next().unwrap()).await;
     }
-    let found = refusals_of(&read().await, &good, &ROOM);
+    let found = refusals_of(&read().await, &good, &ROOM, true);
     assert!(found.refusals.is_empty(), "{:#?}", lines(&found.refusals));
 }
 
@@ -86,7 +86,7 @@ async fn a_server_that_cannot_is_refused() {
     let source = facts(&server, "postgres", SUPERUSER).await;
     let destination = facts(super::rig::server().await, "postgres", NOBODY).await;
     assert_eq!(source.max_slot_wal_keep_bytes, Some(64 << 20));
-    let found = refusals_of(&source, &destination, &ROOM);
+    let found = refusals_of(&source, &destination, &ROOM, true);
     let words: [&[&str]; 4] = [
         &["source: wal_level: it is replica", "ALTER SYSTEM SET wal_level = logical", "frozen copy"],
         &["source: max_replication_slots: all 0 slots"],
@@ -118,7 +118,7 @@ async fn slots_in_use_and_open_transactions_are_seen() {
     assert_eq!((source.used_replication_slots, source.max_replication_slots), (1, 1));
     assert!(source.oldest_transaction.is_some());
     let source = ServerFacts { oldest_transaction: Some(Duration::from_secs(75)), ..source };
-    let found = refusals_of(&source, &source, &ROOM);
+    let found = refusals_of(&source, &source, &ROOM, true);
     assert!(says(&found.refusals, &["max_replication_slots: all 1 slots are in use"]), "{found:#?}");
     assert!(says(&found.warnings, &["one is open for 75 s"]), "{found:#?}");
 }
@@ -153,7 +153,7 @@ async fn what_one_server_cannot_show_is_judged_too() {
         ),
     ];
     for (destination, words) in refused {
-        let found = refusals_of(&good, &destination, &ROOM);
+        let found = refusals_of(&good, &destination, &ROOM, true);
         assert!(says(&found.refusals, &[words]), "{words}\n{:#?}", lines(&found.refusals));
     }
     let warned: [(ServerFacts, &str); 2] = [
@@ -161,18 +161,18 @@ async fn what_one_server_cannot_show_is_judged_too() {
         (ServerFacts { collation: "i und".to_owned(), ..other.clone() }, "ordered differently"),
     ];
     for (destination, words) in warned {
-        let found = refusals_of(&good, &destination, &ROOM);
+        let found = refusals_of(&good, &destination, &ROOM, true);
         assert!(says(&found.warnings, &[words]) && found.refusals.is_empty(), "{words}\n{found:#?}");
     }
     // A clone has the identifier of its original, and is another server.
     let clone = ServerFacts { started: good.started + Duration::from_secs(1), ..good.clone() };
-    assert!(refusals_of(&good, &clone, &ROOM).refusals.is_empty());
+    assert!(refusals_of(&good, &clone, &ROOM, true).refusals.is_empty());
     let full = Room { destination_free_bytes: Some((2 << 30) - 1), ..ROOM };
-    let found = refusals_of(&good, &other, &full);
+    let found = refusals_of(&good, &other, &full, true);
     assert!(
         says(&found.refusals, &["destination: disk: 2047 MB are free, 2048 MB are needed"]),
         "{found:#?}"
     );
-    let unknown = refusals_of(&good, &other, &Room { source_free_bytes: None, ..ROOM });
+    let unknown = refusals_of(&good, &other, &Room { source_free_bytes: None, ..ROOM }, true);
     assert!(says(&unknown.warnings, &["source: disk: how much is free was not given"]), "{unknown:#?}");
 }

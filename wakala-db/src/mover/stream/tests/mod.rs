@@ -131,7 +131,7 @@ impl Place {
         ChangeStream::open(&self.config(), None, &self.slot(), "Wakala p", tables, from, options).await
     }
 
-    async fn facts(&self) -> SlotFacts {
+    async fn facts(&self) -> super::slot::SlotFacts {
         slot_facts(&self.client, &self.slot()).await.unwrap().unwrap()
     }
 
