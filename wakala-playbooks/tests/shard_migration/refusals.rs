@@ -12,13 +12,14 @@ use crate::rig::{Rig, Start, quick};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_that_is_refused_makes_nothing() {
     let rig = Rig::new(2, 10).await;
-    rig.servers[1].execute("shop", "ALTER TABLE entry ADD COLUMN extra text").await.unwrap();
     let host = rig.host("refused", &[2, 1], MoveOptions::default());
     let process = rig.process(MoveSite::new(host.clone()), &host);
     let plan = process.engine.plan(&process.playbook).await.unwrap();
+    assert!(plan.to_string().contains("from small to large, which would be 1, 2"), "{plan}");
+    rig.servers[1].execute("shop", "ALTER TABLE entry ADD COLUMN extra text").await.unwrap();
+    let plan = process.engine.plan(&process.playbook).await.unwrap();
     let refusals: Vec<_> = plan.refusals().map(|finding| finding.text.clone()).collect();
     assert!(refusals.iter().any(|text| text.contains("extra")), "{refusals:?}");
-    assert!(plan.to_string().contains("from small to large, which would be 1, 2"), "{plan}");
     let run = RunHandle::generate();
     let refused = process.engine.run(&process.playbook, &plan, &Approval::of(&plan, "ana"), &run).await;
     assert!(refused.unwrap_err().to_string().contains("preflight refused it"));
@@ -62,7 +63,7 @@ async fn rows_that_differ_end_the_run_before_any_hand_over() {
     let rig = Rig::new(1, 50).await;
     let host = rig.host("differs", &[1], MoveOptions::default());
     let mut process = rig.process(MoveSite::new(host.clone()), &host);
-    process.engine = process.engine.with_observer(Arc::new(Vandal(rig.servers[1].access())));
+    process.engine = process.engine.with_observer(Arc::new(Vandal((*rig.servers[1]).clone())));
     let run = RunHandle::new("differs");
     let report = process.drives(Start::Anew(&run), true, async || panic!("it came to the gate")).await;
     assert_eq!(report.status, Status::Held, "{report}");

@@ -220,7 +220,12 @@ impl Process {
     }
 
     async fn decide(&self, run: &RunId, approve: bool) {
-        let plan_hash = self.engine.report(run).await.unwrap().plan_hash;
+        let entries = self.engine.events(run, None).await.unwrap();
+        let plan_hash = entries.iter().find_map(|entry| match &entry.record {
+            Record::Created { plan, .. } => Some(plan.hash()),
+            _ => None,
+        });
+        let plan_hash = plan_hash.unwrap();
         let control = if approve {
             Control::Approve { gate: GATE.into(), plan_hash }
         } else {
