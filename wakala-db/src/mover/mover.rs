@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio_postgres::types::PgLsn;
+use tokio_postgres::types::{PgLsn, ToSql, Type};
 use wakala_core::{Error, ErrorKind, Result};
 
 use super::apply::Applier;
@@ -19,7 +19,11 @@ use super::spec::{MoveOptions, MoveSpec};
 use super::stream::{self, ChangeStream};
 use super::table::{Format, Table};
 use super::tenant::Tenants;
+use crate::error::Call;
 use crate::shards::Directory;
+
+/// How long the reader of a stream may take to end.
+const READER_ENDS_MS: i64 = 10_000;
 
 /// Which way rows go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,10 +151,27 @@ impl Mover {
         }
     }
 
+    /// Ends the session that reads the stream of a way yet: this process holds the lease, so it is one of a former mover,
+    /// which may be alive and have nothing to write that would tell it so.
+    async fn free_slot(&self, way: Way) -> Result<()> {
+        let (from, _) = self.side(way);
+        let name = self.name(way);
+        let Some(reader) = stream::slot_facts(&from.client, &name).await?.and_then(|facts| facts.active_pid)
+        else {
+            return Ok(());
+        };
+        tracing::info!(move_id = %self.spec.id, slot = name, reader, "the former reader of the stream is ended");
+        let call = Call { operation: "free_slot", subject: format!("slot {name}"), writes: true };
+        let values: [(&(dyn ToSql + Sync), Type); 2] = [(&reader, Type::INT4), (&READER_ENDS_MS, Type::INT8)];
+        let ended = from.client.query_typed("SELECT pg_terminate_backend($1, $2)", &values).await;
+        ended.map(drop).map_err(|error| call.failed(error))
+    }
+
     /// Opens a way whose slot is there.
     pub(super) async fn open_link(&self, way: Way, chunks: Vec<Chunk>, applied: PgLsn) -> Result<Link> {
         let (from, to) = self.side(way);
         let name = self.name(way);
+        self.free_slot(way).await?;
         let binary = self.tables.iter().all(|table| table.format == Format::Binary);
         let stream = ChangeStream::open(
             &from.stream_config(),

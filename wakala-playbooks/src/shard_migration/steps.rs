@@ -293,7 +293,8 @@ impl PlaybookStep for MoveStep {
     }
 
     async fn plan(&self, cx: &RunContext) -> Result<StepPlan> {
-        Ok(self.planned(&self.previews.get(cx).await?))
+        let preview = self.previews.get(cx).await?;
+        Ok(self.planned(&preview))
     }
 
     async fn apply(&self, _: &RunContext, _: &StepPlan) -> Result<Applied> {
