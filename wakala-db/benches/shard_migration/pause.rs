@@ -80,16 +80,15 @@ async fn follow(mover: &mut Mover) -> Result<()> {
     Ok(())
 }
 
-/// The longest time without an acknowledged write, around a hand-over.
+/// The longest time between two acknowledged writes of the tenant, around a hand-over.
 fn gap(seen: &Seen, (tenant, begun, ended): (i64, Instant, Instant)) -> f64 {
-    let mut acknowledged =
-        seen.samples.iter().filter(|sample| sample.tenant == tenant).map(|sample| sample.ended);
-    let mut last = acknowledged.by_ref().take_while(|at| *at < begun).last().unwrap_or(begun);
-    let mut longest = Duration::ZERO;
-    for at in seen.samples.iter().filter(|sample| sample.tenant == tenant).map(|sample| sample.ended) {
-        if at >= begun && last < ended {
-            longest = longest.max(at - last);
-            last = at;
+    let (mut last, mut longest) = (begun, Duration::ZERO);
+    for sample in seen.samples.iter().filter(|sample| sample.tenant == tenant) {
+        if sample.ended < begun {
+            last = sample.ended;
+        } else if sample.ended - sample.took < ended {
+            longest = longest.max(sample.ended - last);
+            last = sample.ended;
         }
     }
     millis(longest)

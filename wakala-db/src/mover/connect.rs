@@ -63,7 +63,7 @@ impl ShardAccess {
         let given = config.get_options().unwrap_or_default();
         let options = format!(
             "{given} -c idle_in_transaction_session_timeout={} -c statement_timeout=0 -c lock_timeout=0 \
-             -c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off",
+             -c jit=off -c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off",
             IDLE_IN_TRANSACTION.as_millis()
         );
         config.application_name(application).options(options.trim());
