@@ -88,8 +88,10 @@ async fn catch_up(site: &Site) -> Result<Duration> {
     let mut mover = moves::open(site, MOVE, &[WHALE], MoveOptions::default()).await?;
     let begun = Instant::now();
     mover.prepare().await?;
+    let prepared = begun.elapsed();
     mover.copy(&CancellationToken::new()).await?;
     let took = begun.elapsed();
+    eprintln!("caught up in {took:.2?}, of which {prepared:.2?} to take it over");
     drop(mover);
     let active =
         format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'wakala_{MOVE}' AND active");

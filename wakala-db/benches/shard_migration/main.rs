@@ -67,14 +67,14 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-fn quantile(values: &mut [f64], part: f64) -> f64 {
+fn quantile(values: &mut [f64], percent: usize) -> f64 {
     values.sort_by(f64::total_cmp);
     let last = values.len().saturating_sub(1);
-    values.get((last as f64 * part).round() as usize).copied().unwrap_or(f64::NAN)
+    values.get((last * percent + 50) / 100).copied().unwrap_or(f64::NAN)
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
-    quantile(&mut values, 0.5)
+    quantile(&mut values, 50)
 }
 
 fn round(value: f64) -> f64 {

@@ -51,5 +51,5 @@ pub(crate) async fn measure(site: &Site, ledger: &Ledger) -> Result<Others> {
 /// In ms.
 fn p99(seen: &Seen) -> f64 {
     let mut took: Vec<f64> = seen.samples.iter().map(|sample| millis(sample.took)).collect();
-    quantile(&mut took, 0.99)
+    quantile(&mut took, 99)
 }

@@ -53,15 +53,15 @@ pub(crate) async fn measure(site: &Site, ledger: &Ledger) -> Result<Paused> {
     let (seen, others) = (nearby.stop().await?, writers.stop().await?);
     let mut gaps: Vec<f64> = windows.iter().map(|window| gap(&seen, *window)).collect();
     let paused = Paused {
-        median: quantile(&mut pauses, 0.5),
-        p99: quantile(&mut pauses, 0.99),
-        gap_p99: quantile(&mut gaps, 0.99),
+        median: quantile(&mut pauses, 50),
+        p99: quantile(&mut pauses, 99),
+        gap_p99: quantile(&mut gaps, 99),
         moves: pauses.len(),
     };
-    let worst = quantile(&mut pauses, 1.0);
+    let worst = quantile(&mut pauses, 100);
     eprintln!(
         "pause: {paused:.1?}, {worst:.1} ms at most, gaps {:.1} ms in the median; {:.0} tx/s, {} errors",
-        quantile(&mut gaps, 0.5),
+        quantile(&mut gaps, 50),
         seen.rate + others.rate,
         seen.errors + others.errors
     );
@@ -80,16 +80,15 @@ async fn follow(mover: &mut Mover) -> Result<()> {
     Ok(())
 }
 
-/// The longest time without an acknowledged write, around a hand-over.
+/// The longest time between two acknowledged writes of the tenant, around a hand-over.
 fn gap(seen: &Seen, (tenant, begun, ended): (i64, Instant, Instant)) -> f64 {
-    let mut acknowledged =
-        seen.samples.iter().filter(|sample| sample.tenant == tenant).map(|sample| sample.ended);
-    let mut last = acknowledged.by_ref().take_while(|at| *at < begun).last().unwrap_or(begun);
-    let mut longest = Duration::ZERO;
-    for at in seen.samples.iter().filter(|sample| sample.tenant == tenant).map(|sample| sample.ended) {
-        if at >= begun && last < ended {
-            longest = longest.max(at - last);
-            last = at;
+    let (mut last, mut longest) = (begun, Duration::ZERO);
+    for sample in seen.samples.iter().filter(|sample| sample.tenant == tenant) {
+        if sample.ended < begun {
+            last = sample.ended;
+        } else if sample.ended - sample.took < ended {
+            longest = longest.max(sample.ended - last);
+            last = sample.ended;
         }
     }
     millis(longest)

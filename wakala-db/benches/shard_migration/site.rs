@@ -46,6 +46,8 @@ impl Site {
                 .with_setting("shared_buffers", "512MB")
                 .with_setting("max_wal_size", "8GB")
                 .with_setting("checkpoint_timeout", "1h")
+                // A subscription that is switched on would wait for up to this long, 5 s, before it begins.
+                .with_setting("wal_retrieve_retry_interval", "50ms")
                 .with_role("app", "secret")
                 .with_database(SHOP, "app")
                 .with_database(PEER, "app")

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use wakala_core::{ErrorKind, Result};
@@ -82,6 +83,7 @@ impl Mover {
             return Ok(());
         }
         let budget = Budget::new(self.rate.clone());
+        let mut sessions = Vec::new();
         loop {
             self.check_budget().await?;
             if stop.is_cancelled() {
@@ -91,7 +93,7 @@ impl Mover {
                     "stopped; it goes on where it is when called again",
                 ));
             }
-            let copied = self.copy_turn(&budget).await?;
+            let copied = self.copy_turn(&budget, &mut sessions).await?;
             // Also where nothing was: what is in the stream may want a chunk copied again.
             self.catch_up().await?;
             let progress = self.progress(&budget).await?;
@@ -107,11 +109,11 @@ impl Mover {
 
     /// Copies the next chunks, and applies nothing; false where there are none.
     pub(super) async fn copy_next(&mut self) -> Result<bool> {
-        self.copy_turn(&Budget::new(CopyRate::default())).await
+        self.copy_turn(&Budget::new(CopyRate::default()), &mut Vec::new()).await
     }
 
     /// Copies the next chunks; false where there are none.
-    async fn copy_turn(&mut self, budget: &Budget) -> Result<bool> {
+    async fn copy_turn(&mut self, budget: &Budget, sessions: &mut Vec<(Client, Client)>) -> Result<bool> {
         let streams = self.options.streams.max(1);
         let most = self.options.chunk_bytes * CHUNKS_A_TURN * u64::try_from(streams).unwrap_or(1);
         let mut bytes = 0;
@@ -128,10 +130,9 @@ impl Mover {
         if next.is_empty() {
             return Ok(false);
         }
-        let mut sessions = Vec::with_capacity(streams);
-        for _ in 0..streams.min(next.len()) {
-            sessions.push(futures::try_join!(self.source.reader(), self.destination.writer())?);
-        }
+        let open = async || futures::try_join!(self.source.reader(), self.destination.writer());
+        let more = streams.min(next.len()).saturating_sub(sessions.len());
+        sessions.extend(futures::future::try_join_all((0..more).map(|_| open())).await?);
         let pairs: Vec<_> = sessions.iter().map(|(source, destination)| (source, destination)).collect();
         let chunks = &self.there.as_ref().expect("prepared").chunks;
         let turn = Turn { chunks, budget };

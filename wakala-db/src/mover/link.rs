@@ -27,6 +27,9 @@ const IDLE: u64 = 1 << 20;
 /// What is held back of transactions that a snapshot does not see, in bytes.
 const HELD: usize = 8 << 20;
 
+/// What comes before a token goes with it where it comes in this time.
+const TOKEN: Duration = Duration::from_millis(10);
+
 /// Where [`Link::run`] ends.
 #[derive(Debug)]
 pub(crate) enum Until<'a> {
@@ -153,6 +156,16 @@ impl Link {
         loop {
             let event = match self.stream.ready() {
                 Some(event) => event?,
+                None if self.dirty && matches!(until, Until::Token { .. }) => {
+                    // The token is on its way: a commit now would only keep it waiting.
+                    match tokio::time::timeout(TOKEN, self.stream.next()).await {
+                        Ok(event) => event?,
+                        Err(_) => {
+                            self.write().await?;
+                            continue;
+                        }
+                    }
+                }
                 None => {
                     // Nothing waits, so this is the moment to make durable what came.
                     self.write().await?;
@@ -233,6 +246,11 @@ impl Link {
         self.dirty = true;
         self.write().await?;
         Ok(tokens)
+    }
+
+    /// Before the fence: what the session that writes is about to execute first.
+    pub(crate) async fn rehearse(&self) -> Result<()> {
+        self.applier.rehearse().await
     }
 
     /// After the chunks of [`Ended::NeedsCopy`] were copied.

@@ -141,7 +141,7 @@ pub struct MoveOptions {
     pub method: MoveMethod,
     /// How many copies run side by side; 2.
     pub streams: usize,
-    /// About how many bytes one chunk of a copy has; 8 MiB. A crash repeats at most one a stream.
+    /// About how many bytes one chunk of a copy has; 8 MiB. A crash repeats at most 64 MiB a stream.
     pub chunk_bytes: u64,
     /// How many bytes of its log the source may have to keep for the move; 4 GiB. Beyond that the move ends with an
     /// error, and its slots must go: see [`Mover::abort`](super::Mover::abort).

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
 /// A commit that was not waited for is on the disk after three rounds of the log writer, of 0.2 s each.
 const ASYNC_WINDOW: Duration = Duration::from_secs(3);
@@ -131,18 +131,16 @@ impl Ledger {
         std::mem::take(&mut self.book().errors)
     }
 
-    /// Compares what is known of a tenant with its shard while nobody writes; every difference is a line.
-    pub(crate) async fn check(&self, client: &Client, tenant: i64, shard: i32) -> Vec<String> {
-        let mut wrong = self.take_errors();
-        let sql = format!(
-            "SELECT op, count(*), sum(amount)::bigint, min(shard), max(shard), min(epoch), max(epoch)
-             FROM entry WHERE tenant_id = {tenant} AND op > 0 GROUP BY op"
-        );
-        let rows = client.query(&sql, &[]).await.unwrap();
-        let found: HashMap<i64, (i64, i64)> =
-            rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect();
+    /// What is known of the transactions of a tenant, and the rows that they made: what differs goes to `wrong`.
+    fn compare(
+        &self,
+        tenant: i64,
+        rows: &[Row],
+        found: &HashMap<i64, (i64, i64)>,
+        wrong: &mut Vec<String>,
+    ) -> (BTreeMap<i64, Thing>, bool) {
         let mut book = self.book();
-        for row in &rows {
+        for row in rows {
             let (op, low, high): (i64, Option<i32>, Option<i32>) = (row.get(0), row.get(3), row.get(4));
             let (first, last): (Option<i64>, Option<i64>) = (row.get(5), row.get(6));
             let (Some(low), Some(high), Some(first), Some(last)) = (low, high, first, last) else {
@@ -187,7 +185,20 @@ impl Ledger {
         }
         book.doubtful.retain(|(of, _)| *of != tenant);
         let things = book.things.get(&tenant).cloned().unwrap_or_default();
-        drop(book);
+        (things, many)
+    }
+
+    /// Compares what is known of a tenant with its shard while nobody writes; every difference is a line.
+    pub(crate) async fn check(&self, client: &Client, tenant: i64, shard: i32) -> Vec<String> {
+        let mut wrong = self.take_errors();
+        let sql = format!(
+            "SELECT op, count(*), sum(amount)::bigint, min(shard), max(shard), min(epoch), max(epoch)
+             FROM entry WHERE tenant_id = {tenant} AND op > 0 GROUP BY op"
+        );
+        let rows = client.query(&sql, &[]).await.unwrap();
+        let found: HashMap<i64, (i64, i64)> =
+            rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect();
+        let (things, many) = self.compare(tenant, &rows, &found, &mut wrong);
         wrong.extend(check_things(client, tenant, &things).await);
         wrong.extend(check_accounts(client, tenant).await);
         if many && wrong.is_empty() {

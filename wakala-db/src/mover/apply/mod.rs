@@ -182,6 +182,21 @@ impl Applier {
         Ok(())
     }
 
+    /// Has the server plan how a tenant is received, which takes longer than to do it: for nobody's tenant.
+    ///
+    /// # Errors
+    /// `Unavailable` where the connection is lost.
+    pub(crate) async fn rehearse(&self) -> Result<()> {
+        let sql = "DO $$BEGIN PERFORM wakala_shard.receive('', 0); \
+            EXCEPTION WHEN SQLSTATE 'WK004' THEN NULL; END$$";
+        match self.state {
+            State::Idle => {
+                self.client.batch_execute(sql).await.map_err(|error| self.call(false).failed(error))
+            }
+            State::Open | State::Broken => Ok(()),
+        }
+    }
+
     /// Undoes what was not committed, and forgets what is buffered.
     ///
     /// # Errors

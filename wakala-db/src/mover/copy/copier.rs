@@ -24,6 +24,10 @@ const FRAME: usize = 128 * 1024;
 /// they do.
 const GROUP_BYTES: u64 = 8 * 1024 * 1024;
 const GROUP_CHUNKS: usize = 64;
+/// And where there is much to do, up to this size, as long as each stream gets a few of them: a stream does nothing else
+/// while it commits.
+const MOST_GROUP_BYTES: u64 = 64 * 1024 * 1024;
+const GROUPS_A_STREAM: u64 = 4;
 
 /// Who is asked and told while chunks are copied. Called from within, so it must not block.
 pub(crate) trait Watch: Sync {
@@ -58,7 +62,7 @@ impl Copier<'_> {
         chunks: &[Chunk],
         watch: &dyn Watch,
     ) -> Result<Vec<(i32, Copied)>> {
-        let groups = Mutex::new(groups(chunks).into_iter());
+        let groups = Mutex::new(groups(chunks, streams.len()).into_iter());
         let next = || groups.lock().unwrap_or_else(PoisonError::into_inner).next();
         let streams = streams.iter().map(|(source, destination)| async move {
             let mut copies = Vec::new();
@@ -161,13 +165,17 @@ impl Copier<'_> {
 }
 
 /// Neighbours that share a transaction.
-fn groups(mut chunks: &[Chunk]) -> Vec<&[Chunk]> {
+fn groups(mut chunks: &[Chunk], streams: usize) -> Vec<&[Chunk]> {
+    let all = chunks.iter().map(|chunk| chunk.estimate).fold(0, u64::saturating_add);
+    // One stream need not be balanced with another.
+    let parts = if streams <= 1 { 1 } else { GROUPS_A_STREAM * u64::try_from(streams).unwrap_or(u64::MAX) };
+    let most = (all / parts).clamp(GROUP_BYTES, MOST_GROUP_BYTES);
     let mut groups = Vec::new();
     while !chunks.is_empty() {
         let mut bytes = 0_u64;
         let fits = |chunk: &&Chunk| {
             bytes = bytes.saturating_add(chunk.estimate);
-            bytes <= GROUP_BYTES
+            bytes <= most
         };
         let length = chunks.iter().take_while(fits).take(GROUP_CHUNKS).count().max(1);
         let (group, rest) = chunks.split_at(length);
