@@ -103,7 +103,9 @@ impl Mover {
             let (source, destination) = self.owners(tenant.as_str()).await?;
             let owners = [(self.source.shard, source), (self.destination.shard, destination)];
             let owner = owners.into_iter().find_map(|(shard, owner)| {
-                owner.filter(|owner| owner.state == registry::OwnerState::Owned).map(|owner| (shard, owner.epoch))
+                owner
+                    .filter(|owner| owner.state == registry::OwnerState::Owned)
+                    .map(|owner| (shard, owner.epoch))
             });
             if let Some((shard, epoch)) = owner {
                 match self.flip(tenant, shard, Epoch::new(epoch)?).await {

@@ -146,9 +146,12 @@ async fn the_fence_lets_prepared_transactions_pass() {
 async fn a_snapshot_from_before_the_fence_writes_nothing_after_it() {
     let rig = Rig::new(3, 20).await;
     // First the one that is older than everything that a move makes.
-    for (level, before_all) in
-        [("REPEATABLE READ", true), ("REPEATABLE READ", false), ("SERIALIZABLE", true), ("SERIALIZABLE", false)]
-    {
+    for (level, before_all) in [
+        ("REPEATABLE READ", true),
+        ("REPEATABLE READ", false),
+        ("SERIALIZABLE", true),
+        ("SERIALIZABLE", false),
+    ] {
         old_snapshot(&rig, level, before_all).await.unwrap();
         rig.assert_clean().await;
     }
@@ -188,15 +191,19 @@ async fn rows_stay_with_their_tenant_and_tables_with_their_rows() {
         assert_eq!(code(&refused), "WK005", "{sql}: {refused:?}");
     }
     // Of others, all is as ever.
-    app.batch_execute("UPDATE entry SET tenant_id = 3, account = (SELECT min(id) FROM account WHERE tenant_id = 3)
-         WHERE tenant_id = 1 AND amount = 3")
-        .await
-        .unwrap();
+    app.batch_execute(
+        "UPDATE entry SET tenant_id = 3, account = (SELECT min(id) FROM account WHERE tenant_id = 3)
+         WHERE tenant_id = 1 AND amount = 3",
+    )
+    .await
+    .unwrap();
     mover.abort().await.unwrap();
-    app.batch_execute("UPDATE entry SET tenant_id = 2, account = (SELECT min(id) FROM account WHERE tenant_id = 2)
-         WHERE tenant_id = 1")
-        .await
-        .unwrap();
+    app.batch_execute(
+        "UPDATE entry SET tenant_id = 2, account = (SELECT min(id) FROM account WHERE tenant_id = 2)
+         WHERE tenant_id = 1",
+    )
+    .await
+    .unwrap();
     rig.assert_clean().await;
 }
 
@@ -282,9 +289,12 @@ impl MoveObserver for Barrier {
         self.events.lock().unwrap().push(event.clone());
         if (self.at)(event) && !self.go_on.load(Ordering::SeqCst) {
             self.reached.notify_one();
-            while !self.go_on.load(Ordering::SeqCst) {
-                std::thread::park_timeout(Duration::from_millis(5));
-            }
+            // Others of the runtime's tasks go on meanwhile.
+            tokio::task::block_in_place(|| {
+                while !self.go_on.load(Ordering::SeqCst) {
+                    std::thread::park_timeout(Duration::from_millis(5));
+                }
+            });
         }
     }
 }
@@ -342,7 +352,9 @@ async fn keys_that_change_while_they_are_copied_keep_their_long_values() {
     // Some are copied: from there to where nothing is yet, and back.
     let app = rig.app(1).await;
     app.batch_execute("UPDATE thing SET id = id + 10000, revision = -1 WHERE id <= 60").await.unwrap();
-    app.batch_execute("UPDATE thing SET id = id - 10000, revision = -2 WHERE id BETWEEN 341 AND 400").await.unwrap();
+    app.batch_execute("UPDATE thing SET id = id - 10000, revision = -2 WHERE id BETWEEN 341 AND 400")
+        .await
+        .unwrap();
     barrier.go_on.store(true, Ordering::SeqCst);
     let mut mover = moving.await.unwrap();
     let (copied, total) = barrier
@@ -357,7 +369,9 @@ async fn keys_that_change_while_they_are_copied_keep_their_long_values() {
         .unwrap();
     assert!(copied < total, "{copied} of {total} chunks were copied when the keys changed");
     // And at the fence, where all is copied.
-    app.batch_execute("UPDATE thing SET id = id + 20000, revision = -3 WHERE id BETWEEN 100 AND 200").await.unwrap();
+    app.batch_execute("UPDATE thing SET id = id + 20000, revision = -3 WHERE id BETWEEN 100 AND 200")
+        .await
+        .unwrap();
     mover.hand_over(&TenantId::from(2)).await.unwrap();
     let found = mover.verify().await.unwrap();
     assert!(found.is_equal() && found.rows() == 400, "{found:?}");
