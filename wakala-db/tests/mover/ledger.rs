@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
 /// A commit that was not waited for is on the disk after three rounds of the log writer, of 0.2 s each.
 const ASYNC_WINDOW: Duration = Duration::from_secs(3);
@@ -139,10 +139,23 @@ impl Ledger {
              FROM entry WHERE tenant_id = {tenant} AND op > 0 GROUP BY op"
         );
         let rows = client.query(&sql, &[]).await.unwrap();
+        let (things, many) = self.judge(tenant, &rows, &mut wrong);
+        wrong.extend(check_things(client, tenant, &things).await);
+        wrong.extend(check_accounts(client, tenant).await);
+        if many && wrong.is_empty() {
+            compact(client, tenant).await;
+        }
+        for line in &mut wrong {
+            line.push_str(&format!(" (on shard {shard})"));
+        }
+        wrong
+    }
+    /// What is known, and what was found. The things as they must be, and whether there are many entries.
+    fn judge(&self, tenant: i64, rows: &[Row], wrong: &mut Vec<String>) -> (BTreeMap<i64, Thing>, bool) {
         let found: HashMap<i64, (i64, i64)> =
             rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect();
         let mut book = self.book();
-        for row in &rows {
+        for row in rows {
             let (op, low, high): (i64, Option<i32>, Option<i32>) = (row.get(0), row.get(3), row.get(4));
             let (first, last): (Option<i64>, Option<i64>) = (row.get(5), row.get(6));
             let (Some(low), Some(high), Some(first), Some(last)) = (low, high, first, last) else {
@@ -187,16 +200,7 @@ impl Ledger {
         }
         book.doubtful.retain(|(of, _)| *of != tenant);
         let things = book.things.get(&tenant).cloned().unwrap_or_default();
-        drop(book);
-        wrong.extend(check_things(client, tenant, &things).await);
-        wrong.extend(check_accounts(client, tenant).await);
-        if many && wrong.is_empty() {
-            compact(client, tenant).await;
-        }
-        for line in &mut wrong {
-            line.push_str(&format!(" (on shard {shard})"));
-        }
-        wrong
+        (things, many)
     }
 }
 

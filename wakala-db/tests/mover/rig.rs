@@ -65,7 +65,10 @@ impl Rig {
     }
 
     /// With servers that are as `change` says.
-    pub(crate) async fn start(tables: &str, change: impl Fn(PostgresBuilder) -> PostgresBuilder) -> Self {
+    pub(crate) async fn start(
+        tables: &str,
+        change: impl Fn(PostgresBuilder) -> PostgresBuilder + Send + Sync,
+    ) -> Self {
         let start = || {
             let builder = PostgresServer::builder()
                 .with_setting("wal_level", "logical")
