@@ -67,7 +67,7 @@ impl MoveObserver for Teller {
             std::process::abort();
         }
         if self.waits_at == Some(number) {
-            std::thread::park_timeout(Duration::from_millis(200));
+            tokio::task::block_in_place(|| std::thread::park_timeout(Duration::from_millis(200)));
         }
     }
 }

@@ -131,14 +131,29 @@ impl Ledger {
         std::mem::take(&mut self.book().errors)
     }
 
-    /// What is known of the transactions of a tenant, and the rows that they made: what differs goes to `wrong`.
-    fn compare(
-        &self,
-        tenant: i64,
-        rows: &[Row],
-        found: &HashMap<i64, (i64, i64)>,
-        wrong: &mut Vec<String>,
-    ) -> (BTreeMap<i64, Thing>, bool) {
+    /// Compares what is known of a tenant with its shard while nobody writes; every difference is a line.
+    pub(crate) async fn check(&self, client: &Client, tenant: i64, shard: i32) -> Vec<String> {
+        let mut wrong = self.take_errors();
+        let sql = format!(
+            "SELECT op, count(*), sum(amount)::bigint, min(shard), max(shard), min(epoch), max(epoch)
+             FROM entry WHERE tenant_id = {tenant} AND op > 0 GROUP BY op"
+        );
+        let rows = client.query(&sql, &[]).await.unwrap();
+        let (things, many) = self.judge(tenant, &rows, &mut wrong);
+        wrong.extend(check_things(client, tenant, &things).await);
+        wrong.extend(check_accounts(client, tenant).await);
+        if many && wrong.is_empty() {
+            compact(client, tenant).await;
+        }
+        for line in &mut wrong {
+            line.push_str(&format!(" (on shard {shard})"));
+        }
+        wrong
+    }
+    /// What is known, and what was found. The things as they must be, and whether there are many entries.
+    fn judge(&self, tenant: i64, rows: &[Row], wrong: &mut Vec<String>) -> (BTreeMap<i64, Thing>, bool) {
+        let found: HashMap<i64, (i64, i64)> =
+            rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect();
         let mut book = self.book();
         for row in rows {
             let (op, low, high): (i64, Option<i32>, Option<i32>) = (row.get(0), row.get(3), row.get(4));
@@ -186,28 +201,6 @@ impl Ledger {
         book.doubtful.retain(|(of, _)| *of != tenant);
         let things = book.things.get(&tenant).cloned().unwrap_or_default();
         (things, many)
-    }
-
-    /// Compares what is known of a tenant with its shard while nobody writes; every difference is a line.
-    pub(crate) async fn check(&self, client: &Client, tenant: i64, shard: i32) -> Vec<String> {
-        let mut wrong = self.take_errors();
-        let sql = format!(
-            "SELECT op, count(*), sum(amount)::bigint, min(shard), max(shard), min(epoch), max(epoch)
-             FROM entry WHERE tenant_id = {tenant} AND op > 0 GROUP BY op"
-        );
-        let rows = client.query(&sql, &[]).await.unwrap();
-        let found: HashMap<i64, (i64, i64)> =
-            rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect();
-        let (things, many) = self.compare(tenant, &rows, &found, &mut wrong);
-        wrong.extend(check_things(client, tenant, &things).await);
-        wrong.extend(check_accounts(client, tenant).await);
-        if many && wrong.is_empty() {
-            compact(client, tenant).await;
-        }
-        for line in &mut wrong {
-            line.push_str(&format!(" (on shard {shard})"));
-        }
-        wrong
     }
 }
 

@@ -21,7 +21,7 @@ use crate::site::{MOVED, Site};
 use crate::writers::place;
 
 const SEED: u64 = 20_261_124;
-const MOVES: u64 = 14;
+const MOVES: u64 = 12;
 /// A mover that nothing befalls.
 const LIMIT: Duration = Duration::from_secs(60);
 /// How many of them a move may take; the first may find a server that comes up just now.
@@ -177,4 +177,43 @@ async fn one_move(
         let _ = place(owner);
     }
     Ok(befell)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ledger_sees_what_is_lost_doubled_and_changed() {
+    let mut site = Site::new().await;
+    site.write(SEED);
+    while site.shared.ledger.counts().0 < 300 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    site.stop().await;
+    assert_eq!(site.check().await, Vec::<String>::new());
+    let one =
+        |table: &str, tenant: i64| format!("(SELECT min(ctid) FROM {table} WHERE tenant_id = {tenant})");
+    for (sql, words) in [
+        (format!("DELETE FROM entry WHERE ctid = {}", one("entry", 1)), ["tenant 1: Acked", "tenant 1: account"]),
+        (
+            format!(
+                "INSERT INTO entry (tenant_id, account, amount, op) SELECT tenant_id, account, amount, op FROM entry
+                 WHERE ctid = {}",
+                one("entry", 2)
+            ),
+            ["tenant 2: Acked", "tenant 2: account"],
+        ),
+        (format!("UPDATE thing SET note = 'x' WHERE ctid = {}", one("thing", 3)), ["tenant 3: thing", "note x"]),
+        (
+            "UPDATE entry SET shard = 2 WHERE tenant_id = 4".to_owned(),
+            ["was written on shard 2 in epoch 1", "which was shard 1's"],
+        ),
+        (
+            "INSERT INTO entry (tenant_id, account, amount, op) VALUES (11, 1, 0, 1000000)".to_owned(),
+            ["tenant 11: nobody wrote", "tenant 11: account"],
+        ),
+    ] {
+        site.rig.servers[0].execute("shop", &sql).await.unwrap();
+        let wrong = site.check().await.join("\n");
+        for word in words {
+            assert!(wrong.contains(word), "{word:?} after {sql}: {wrong}");
+        }
+    }
 }

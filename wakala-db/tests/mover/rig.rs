@@ -67,7 +67,7 @@ impl Rig {
     /// With servers that are as `change` says.
     pub(crate) async fn start(
         tables: &str,
-        change: impl Fn(PostgresBuilder) -> PostgresBuilder + Sync,
+        change: impl Fn(PostgresBuilder) -> PostgresBuilder + Send + Sync,
     ) -> Self {
         let start = || {
             let builder = PostgresServer::builder()

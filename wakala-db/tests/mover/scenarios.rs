@@ -289,9 +289,12 @@ impl MoveObserver for Barrier {
         self.events.lock().unwrap().push(event.clone());
         if (self.at)(event) && !self.go_on.load(Ordering::SeqCst) {
             self.reached.notify_one();
-            while !self.go_on.load(Ordering::SeqCst) {
-                std::thread::park_timeout(Duration::from_millis(5));
-            }
+            // Others of the runtime's tasks go on meanwhile.
+            tokio::task::block_in_place(|| {
+                while !self.go_on.load(Ordering::SeqCst) {
+                    std::thread::park_timeout(Duration::from_millis(5));
+                }
+            });
         }
     }
 }
