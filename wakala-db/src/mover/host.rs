@@ -259,6 +259,14 @@ impl MoveHost {
         self.shared().open().await?.preview().await
     }
 
+    /// As [`Mover::install`].
+    ///
+    /// # Errors
+    /// As of [`Mover::open`] and [`Mover::install`].
+    pub async fn install(&self) -> Result<()> {
+        self.shared().open().await?.install().await
+    }
+
     /// Holds the copy after the chunks that it is at, until [`resume`](Self::resume). Changes go on to flow.
     pub fn pause(&self) {
         self.shared().paused.send_replace(true);

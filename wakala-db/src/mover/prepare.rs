@@ -123,8 +123,25 @@ impl Mover {
         Ok(())
     }
 
-    /// Both shards learn whom they serve; the destination, whom it does not serve yet.
-    async fn make_known(&self) -> Result<()> {
+    /// Makes the schema `wakala_shard` on both shards and lets them know whom they serve, as the directory says: what a
+    /// [`Router`](crate::Router) needs before any move. Nobody is held up, and no table is touched. Idempotent.
+    ///
+    /// # Errors
+    /// `Denied`, `Unavailable`: what the servers say.
+    pub async fn install(&mut self) -> Result<()> {
+        install::install(&mut self.source).await?;
+        install::install(&mut self.destination).await?;
+        let owners = self.known_owners().await?;
+        let none = Vec::new();
+        for side in [&self.source, &self.destination] {
+            let served = owners.get(&side.shard).unwrap_or(&none);
+            registry::register(&side.client, side.number(), served).await?;
+        }
+        Ok(())
+    }
+
+    /// Whom each shard serves, as the directory says.
+    async fn known_owners(&self) -> Result<HashMap<ShardId, Vec<(String, i64)>>> {
         let mut owners: HashMap<ShardId, Vec<(String, i64)>> = HashMap::new();
         let mut after = None;
         loop {
@@ -135,9 +152,14 @@ impl Mover {
             }
             match page.last() {
                 Some(last) if page.len() == PAGE => after = Some(last.tenant.clone()),
-                _ => break,
+                _ => return Ok(owners),
             }
         }
+    }
+
+    /// Both shards learn whom they serve; the destination, whom it does not serve yet.
+    async fn make_known(&self) -> Result<()> {
+        let owners = self.known_owners().await?;
         let none = Vec::new();
         let of = |side: &Side| owners.get(&side.shard).unwrap_or(&none);
         let destination: Vec<_> = of(&self.destination)
