@@ -72,8 +72,8 @@ impl Mover {
     ///
     /// # Errors
     /// - `Cancelled`: stopped.
-    /// - `InsufficientCapacity`: the source has to keep more of its log than [`MoveOptions::log_budget_bytes`]
-    ///   (super::MoveOptions::log_budget_bytes). Abort the move, or raise the budget.
+    /// - `InsufficientCapacity`: the source has to keep more of its log than its
+    ///   [budget](super::MoveOptions::log_budget_bytes). Abort the move, or raise the budget.
     /// - `Conflict`: another process took the move over; a row is not as the stream says; a table has changed.
     /// - `Unavailable`: a connection was lost.
     pub async fn copy(&mut self, stop: &CancellationToken) -> Result<()> {
