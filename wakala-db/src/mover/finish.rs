@@ -36,6 +36,11 @@ impl Mover {
     /// # Errors
     /// `Conflict` where a tenant is on the destination, or on its way there. Else what the servers say.
     pub async fn abort(mut self) -> Result<Finished> {
+        let id = self.spec.id.as_str();
+        let (source, destination) = (&self.source.client, &self.destination.client);
+        if !registry::is_known(source, id).await? && !registry::is_known(destination, id).await? {
+            return Ok(Finished::default());
+        }
         self.prepare_to_end().await?;
         for tenant in self.tenants.ids() {
             if self.place(tenant).await? == Way::Back {
@@ -69,7 +74,9 @@ impl Mover {
         }
         for (side, lost) in [(&self.source, Way::Back), (&self.destination, Way::There)] {
             let places: Vec<usize> = (0..keep.len()).filter(|place| keep[*place] == lost).collect();
-            if places.is_empty() {
+            // Rows on the destination of which nothing was copied are somebody else's: that may be why the move ends.
+            let ours = lost == Way::Back || registry::was_copied(&side.client, self.spec.id.as_str()).await?;
+            if places.is_empty() || !ours {
                 continue;
             }
             let tenants = self.tenants.only(&places);

@@ -208,6 +208,14 @@ async fn try_take(client: &mut Client, call: &Call, entry: &Entry<'_>, lease: i6
     Ok(())
 }
 
+/// Whether anything of the move may have been copied to this shard.
+pub(crate) async fn was_copied(client: &Client, move_id: &str) -> Result<bool> {
+    let call = Call { operation: "read_chunks", subject: format!("move {move_id}"), writes: false };
+    let sql = "SELECT EXISTS (SELECT FROM wakala_shard.move_chunk WHERE move_id = $1)";
+    let row = one(&call, client.query_typed(sql, &[(&move_id, Type::TEXT)]).await)?;
+    row.try_get(0).map_err(|error| call.failed(error))
+}
+
 /// How far the stream of the other shard is applied here.
 pub(crate) async fn applied(client: &Client, move_id: &str) -> Result<Option<PgLsn>> {
     let call = Call { operation: "read_applied", subject: format!("move {move_id}"), writes: false };

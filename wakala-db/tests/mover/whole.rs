@@ -68,3 +68,16 @@ async fn a_move_that_is_aborted_leaves_nothing() {
         rig.app(2).await.batch_execute("INSERT INTO account (tenant_id, owner) VALUES (1, 'x')").await;
     assert_eq!(refused.unwrap_err().code().unwrap().code(), "WK001");
 }
+
+#[tokio::test]
+async fn rows_of_somebody_else_outlive_a_move_that_was_refused_for_them() {
+    let rig = Rig::new(1, 10).await;
+    let foreign = "INSERT INTO account (tenant_id, owner) VALUES (1, 'not copied')";
+    rig.servers[1].execute("shop", foreign).await.unwrap();
+    let refused = rig.mover("third", &[1]).await.prepare().await.unwrap_err();
+    assert!(refused.to_string().contains("account"), "{refused}");
+    let finished = rig.mover("third", &[1]).await.abort().await.unwrap();
+    assert_eq!(finished.rows_deleted, 0);
+    assert_eq!(rig.value(2, "SELECT count(*) FROM account").await, "1");
+    assert_eq!(rig.value(2, "SELECT to_regnamespace('wakala_shard') IS NULL").await, "t");
+}
