@@ -20,6 +20,7 @@ pub struct SchemaName(String);
 
 impl SchemaName {
     /// The name as SQL has it, in quotation marks.
+    #[cfg(any(feature = "run-store", feature = "shards"))]
     pub(crate) fn quoted(&self) -> String {
         quoted(&self.0)
     }

@@ -39,6 +39,7 @@ enum Fate {
 }
 
 /// Whether the server rolled the statement back for the sake of another transaction, so that it may succeed at once.
+#[cfg(any(feature = "run-store", feature = "shards"))]
 pub(crate) fn gave_way(error: &tokio_postgres::Error) -> bool {
     // 23505 is a race that our own functions look for first: the next time they see who won it.
     matches!(error.code().map(|code| code.code()), Some("40001" | "40P01" | "23505"))
@@ -106,6 +107,7 @@ impl Call {
     }
 
     /// There is no connection to send anything on.
+    #[cfg(feature = "mover")]
     pub(crate) fn unreachable(&self, error: tokio_postgres::Error) -> Error {
         self.client(error, Phase::Connecting)
     }
@@ -116,6 +118,7 @@ impl Call {
     }
 
     /// The statement gave way to others as often as it was tried.
+    #[cfg(any(feature = "run-store", feature = "shards"))]
     pub(crate) fn gave_up(&self, error: tokio_postgres::Error, attempts: u32) -> Error {
         let message =
             format!("other transactions were in the way {attempts} times; find out which, or try later");

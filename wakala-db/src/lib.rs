@@ -73,8 +73,9 @@ pub use config::SchemaName;
 pub use metrics::{PgBouncerMetrics, PostgresMetrics};
 #[cfg(feature = "mover")]
 pub use mover::{
-    CopyProgress, Finished, HandOver, MoveEvent, MoveId, MoveMethod, MoveObserver, MoveOptions, MovePreview,
-    MoveSpec, Mover, NoMoveObserver, ShardAccess, TableSize, Verification, VerifiedTable,
+    CopyProgress, CopyRate, Finished, HandOver, HostStatus, MoveEvent, MoveFacts, MoveHost, MoveId, MoveJob,
+    MoveMethod, MoveObserver, MoveOptions, MovePreview, MoveSpec, Mover, NoMoveObserver, ShardAccess,
+    TableSize, TenantFacts, TenantPlace, TenantSize, Verification, VerifiedTable,
 };
 #[cfg(feature = "metrics")]
 pub use permissions::metrics_permissions;

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wakala_core::Permission;
 
-use crate::config::{SchemaName, quoted};
+#[cfg(any(feature = "run-store", feature = "shards"))]
+use crate::config::SchemaName;
+use crate::config::quoted;
 
 /// The [`Permission::system`] of everything in this crate.
 const SYSTEM: &str = "postgres";

@@ -9,6 +9,7 @@
 //! | [`rapid_scale`] | Scaling Playbooks, 1. Traffic Spike Response |
 //! | [`gradual_scale_down`] | Scaling Playbooks, 2. Gradual Scale Down |
 //! | `resize_pools` (feature `pgbouncer`) | Database Scaling, 2. Connection Pool Scaling |
+//! | `shard_migration` (feature `shards`) | Database Scaling, 3. Sharding |
 //!
 //! [`notify`] has the notifiers that post to a URL (feature `webhook`), [`report`] shows a run as one HTML page
 //! (feature `report`).
@@ -21,3 +22,5 @@ pub mod rapid_scale;
 pub mod report;
 #[cfg(feature = "pgbouncer")]
 pub mod resize_pools;
+#[cfg(feature = "shards")]
+pub mod shard_migration;

@@ -148,8 +148,19 @@ impl Mover {
         Err(self.error(ErrorKind::Conflict, "verify", message))
     }
 
+    /// As [`verify`](Self::verify), and writes the answer down on the destination under the name of the pass, where
+    /// [`MoveFacts::checks`](super::MoveFacts::checks) finds it.
+    ///
+    /// # Errors
+    /// As of [`verify`](Self::verify).
+    pub async fn verify_and_note(&mut self, pass: &str) -> Result<Verification> {
+        let found = self.verify().await?;
+        self.write_down(pass, &found).await?;
+        Ok(found)
+    }
+
     /// Writes down what was compared, on the destination.
-    pub(super) async fn write_down(&self, pass: &str, found: &Verification) -> Result<()> {
+    async fn write_down(&self, pass: &str, found: &Verification) -> Result<()> {
         let call = Call { operation: "write_check", subject: format!("move {}", self.spec.id), writes: true };
         let sql = "INSERT INTO wakala_shard.move_check (move_id, pass, relation, row_count, equal)
              SELECT move_id, $3, $4, $5, $6 FROM wakala_shard.move WHERE move_id = $1 AND lease = $2

@@ -61,9 +61,10 @@ impl ShardAccess {
         let call = Call { operation: "connect", subject: self.to_string(), writes: false };
         let mut config = self.config.clone();
         let given = config.get_options().unwrap_or_default();
+        // Questions to the catalog look expensive, and are not: to compile one takes seconds.
         let options = format!(
             "{given} -c idle_in_transaction_session_timeout={} -c statement_timeout=0 -c lock_timeout=0 \
-             -c jit=off -c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off",
+             -c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off -c jit=off",
             IDLE_IN_TRANSACTION.as_millis()
         );
         config.application_name(application).options(options.trim());

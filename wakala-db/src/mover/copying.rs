@@ -12,6 +12,7 @@ use super::copy::{Chunk, Chunks, Copied, Copier, Watch};
 use super::link::{Ended, Link, Until};
 use super::mover::{Mover, Way};
 use super::observer::{CopyProgress, MoveEvent};
+use super::rate::CopyRate;
 use super::snapshot::Snapshot;
 use super::spec::MoveMethod;
 use super::stream;
@@ -24,15 +25,14 @@ const CHUNKS_A_TURN: u64 = 8;
 struct Budget {
     since: Instant,
     bytes: AtomicU64,
-    limit: Option<u64>,
+    rate: CopyRate,
 }
 
 impl Budget {
     /// How long to wait after so many bytes more.
     fn spend(&self, bytes: u64) -> Option<Duration> {
-        let total = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let due = Duration::from_secs_f64(total as f64 / self.limit? as f64);
-        due.checked_sub(self.since.elapsed())
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.rate.spend(bytes)
     }
 
     fn rate(&self) -> f64 {
@@ -59,8 +59,8 @@ impl Watch for Turn<'_> {
 }
 
 impl Budget {
-    fn new(limit: Option<u64>) -> Self {
-        Self { since: Instant::now(), bytes: AtomicU64::new(0), limit }
+    fn new(rate: CopyRate) -> Self {
+        Self { since: Instant::now(), bytes: AtomicU64::new(0), rate }
     }
 }
 
@@ -82,7 +82,7 @@ impl Mover {
             // It is copied while it stands still.
             return Ok(());
         }
-        let budget = Budget::new(self.options.copy_bytes_per_second);
+        let budget = Budget::new(self.rate.clone());
         let mut sessions = Vec::new();
         loop {
             self.check_budget().await?;
@@ -109,7 +109,7 @@ impl Mover {
 
     /// Copies the next chunks, and applies nothing; false where there are none.
     pub(super) async fn copy_next(&mut self) -> Result<bool> {
-        self.copy_turn(&Budget::new(None), &mut Vec::new()).await
+        self.copy_turn(&Budget::new(CopyRate::default()), &mut Vec::new()).await
     }
 
     /// Copies the next chunks; false where there are none.
@@ -211,9 +211,11 @@ impl Mover {
             stop.cancelled().await;
             return Ok(());
         }
+        let whole = self.link(Way::There)?.chunks.missing().next().is_none();
         let (there, back) = (&mut self.there, &mut self.back);
         futures::try_join!(follow(there.as_mut(), stop), follow(back.as_mut(), stop)).map(drop)?;
-        self.copy_again().await
+        // A copy that somebody stopped in its middle is theirs to go on with.
+        if whole { self.copy_again().await } else { Ok(()) }
     }
 
     /// Copies the chunks again for which the stream lacked a value.

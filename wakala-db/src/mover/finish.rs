@@ -7,7 +7,7 @@ use super::mover::{Mover, Way};
 use super::observer::MoveEvent;
 use super::registry::{self, Object};
 use super::stream;
-use crate::shards::ShardId;
+use crate::shards::{Epoch, ShardId};
 
 /// What is left of a move.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +55,7 @@ impl Mover {
         for tenant in self.tenants.ids() {
             keep.push(self.settled_on(tenant).await?);
         }
+        self.tell_directory().await?;
         // Whoever comes late finds the streams gone before the rows are: they would carry the deletion over.
         for way in [Way::There, Way::Back] {
             let link = match way {
@@ -94,6 +95,27 @@ impl Mover {
         }
         self.tell(MoveEvent::Finished);
         Ok(finished)
+    }
+
+    /// Where the process that handed a tenant over died before the directory knew.
+    async fn tell_directory(&self) -> Result<()> {
+        for tenant in &self.spec.tenants {
+            let (source, destination) = self.owners(tenant.as_str()).await?;
+            let owners = [(self.source.shard, source), (self.destination.shard, destination)];
+            let owner = owners.into_iter().find_map(|(shard, owner)| {
+                owner
+                    .filter(|owner| owner.state == registry::OwnerState::Owned)
+                    .map(|owner| (shard, owner.epoch))
+            });
+            if let Some((shard, epoch)) = owner {
+                match self.flip(tenant, shard, Epoch::new(epoch)?).await {
+                    // Whoever deleted the tenant there does not keep the move from ending.
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    done => done?,
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Where a tenant is, and neither on its way.

@@ -22,8 +22,8 @@ use super::tenant::literal;
 
 /// What is buffered before it is written, in bytes.
 const BATCH: usize = 4 << 20;
-/// So much of a log without changes of ours is worth a commit, in bytes.
-const IDLE: u64 = 4 << 20;
+/// The log that passes without anything of the move before that is written down, in bytes.
+const IDLE: u64 = 1 << 20;
 /// What is held back of transactions that a snapshot does not see, in bytes.
 const HELD: usize = 8 << 20;
 
@@ -282,11 +282,13 @@ impl Link {
                 self.seen = self.seen.max(end);
             }
             Event::Idle { at } => {
-                // Nothing of ours up to here: the slot need not keep it. It is told only what is written down, and that is
-                // done when it is worth it.
-                if self.transaction.is_none() && self.hold.is_none() && at > self.seen {
+                // Nothing of ours up to here: the slot need not keep it. Written down before it is confirmed like all
+                // else, or the next process would find the slot ahead of what it knows. Rarely: what is written down is
+                // in the log of the other shard, which may have a stream to here.
+                let far = u64::from(at).saturating_sub(u64::from(self.applied)) > IDLE;
+                if self.transaction.is_none() && self.hold.is_none() && far && at >= self.seen {
                     self.seen = at;
-                    self.dirty |= u64::from(at) - u64::from(self.applied) >= IDLE;
+                    self.dirty = true;
                 }
             }
         }

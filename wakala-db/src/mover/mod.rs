@@ -9,11 +9,14 @@
 
 pub use checks::{Verification, VerifiedTable};
 pub use connect::ShardAccess;
+pub use facts::{MoveFacts, TenantFacts, TenantPlace};
 pub use finish::Finished;
 pub use hand_over::HandOver;
+pub use host::{HostStatus, MoveHost, MoveJob};
 pub use mover::Mover;
 pub use observer::{CopyProgress, MoveEvent, MoveObserver, NoMoveObserver};
-pub use open::{MovePreview, TableSize};
+pub use open::{MovePreview, TableSize, TenantSize};
+pub use rate::CopyRate;
 pub use spec::{MoveId, MoveMethod, MoveOptions, MoveSpec};
 
 mod apply;
@@ -23,10 +26,12 @@ mod connect;
 mod copy;
 mod copying;
 mod discover;
+mod facts;
 mod finish;
 mod frozen;
 mod hand_over;
 mod holder;
+mod host;
 mod install;
 mod link;
 #[allow(clippy::module_inception, reason = "what the module is about")]
@@ -34,6 +39,7 @@ mod mover;
 mod observer;
 mod open;
 mod prepare;
+mod rate;
 mod registry;
 mod side;
 mod snapshot;

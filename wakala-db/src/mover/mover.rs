@@ -11,6 +11,7 @@ use super::discover::Catalog;
 use super::holder::Holder;
 use super::link::{Link, Parts};
 use super::observer::{MoveEvent, MoveObserver};
+use super::rate::CopyRate;
 use super::registry::{self, Owner, OwnerState};
 use super::side::Side;
 use super::snapshot::Snapshot;
@@ -42,6 +43,7 @@ pub(crate) enum Way {
 pub struct Mover {
     pub(super) spec: MoveSpec,
     pub(super) options: MoveOptions,
+    pub(super) rate: CopyRate,
     pub(super) directory: Directory,
     pub(super) observer: Arc<dyn MoveObserver>,
     pub(super) source: Side,

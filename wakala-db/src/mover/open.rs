@@ -9,10 +9,11 @@ use super::connect::ShardAccess;
 use super::discover;
 use super::mover::Mover;
 use super::observer::{MoveObserver, NoMoveObserver};
+use super::rate::CopyRate;
 use super::side::Side;
 use super::spec::{MoveMethod, MoveOptions, MoveSpec};
 use super::tenant::Tenants;
-use crate::shards::Directory;
+use crate::shards::{Directory, TenantId};
 
 /// How long a preview may look at rows.
 const LOOKING: Duration = Duration::from_secs(10);
@@ -28,6 +29,8 @@ pub struct MovePreview {
     pub warnings: Vec<String>,
     /// What it has to carry.
     pub tables: Vec<TableSize>,
+    /// The same by tenant, in the order of the move.
+    pub tenants: Vec<TenantSize>,
 }
 
 impl MovePreview {
@@ -47,6 +50,17 @@ impl MovePreview {
 pub struct TableSize {
     /// The table.
     pub table: String,
+    /// How many rows.
+    pub rows: u64,
+    /// About how many bytes.
+    pub bytes: u64,
+}
+
+/// What a tenant of a move has in all tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantSize {
+    /// The tenant.
+    pub tenant: TenantId,
     /// How many rows.
     pub rows: u64,
     /// About how many bytes.
@@ -86,6 +100,7 @@ impl Mover {
             tenants,
             spec,
             options: MoveOptions::default(),
+            rate: CopyRate::default(),
             directory,
             observer: Arc::new(NoMoveObserver),
             source,
@@ -120,10 +135,16 @@ impl Mover {
             .iter()
             .map(|table| TableSize { table: table.to_string(), rows: 0, bytes: 0 })
             .collect();
+        let of_tenant = |tenant: &TenantId| TenantSize { tenant: tenant.clone(), rows: 0, bytes: 0 };
+        let mut tenants: Vec<TenantSize> = self.spec.tenants.iter().map(of_tenant).collect();
         for size in &found.sizes {
             if let Some(table) = tables.get_mut(size.table) {
                 table.rows += size.rows;
                 table.bytes += size.bytes;
+            }
+            if let Some(tenant) = tenants.get_mut(size.tenant) {
+                tenant.rows += size.rows;
+                tenant.bytes += size.bytes;
             }
         }
         let lines = |findings: &[discover::Finding]| findings.iter().map(ToString::to_string).collect();
@@ -132,6 +153,7 @@ impl Mover {
             refusals: lines(&found.findings.refusals),
             warnings: lines(&found.findings.warnings),
             tables,
+            tenants,
         })
     }
 
@@ -165,7 +187,15 @@ impl Mover {
     /// With other limits.
     #[must_use]
     pub fn with_options(mut self, options: MoveOptions) -> Self {
+        self.rate.set(options.copy_bytes_per_second);
         self.options = options;
+        self
+    }
+
+    /// At a rate that can be changed while it copies.
+    #[must_use]
+    pub fn with_rate(mut self, rate: CopyRate) -> Self {
+        self.rate = rate;
         self
     }
 

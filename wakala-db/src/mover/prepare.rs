@@ -29,6 +29,7 @@ impl Mover {
     /// they are what keeps a tenant's rows on one shard.
     ///
     /// # Errors
+    /// - `NotFound`: the directory does not know a tenant.
     /// - `Conflict`: a tenant is not on the source; the destination has rows of it; another process took the move over;
     ///   another move has the tenant; a shard was failed over; the source no longer has its changes.
     /// - `Denied`, `Unavailable`, `InvalidConfig`: what the servers say.
@@ -37,6 +38,9 @@ impl Mover {
             return Ok(());
         }
         let begun = registry::is_known(&self.destination.client, self.spec.id.as_str()).await?;
+        if !begun {
+            self.check_placed().await?;
+        }
         self.check_tables(begun).await?;
         self.prepare_to_end().await?;
         install::guard(&mut self.source.client, &self.tables).await?;
@@ -54,6 +58,38 @@ impl Mover {
             self.open_back().await?;
         }
         self.tell(MoveEvent::Prepared);
+        Ok(())
+    }
+
+    /// Whether the tenants are where they shall come from, as the directory says, and no other move has them; the shards
+    /// make sure of it later.
+    async fn check_placed(&self) -> Result<()> {
+        for side in [&self.source, &self.destination] {
+            let (id, tenants) = (self.spec.id.as_str(), self.tenants.ids());
+            if let Some(other) = registry::other_move(&side.client, id, tenants).await? {
+                let message = format!("move {other} has one of its tenants; finish that first");
+                return Err(self.error(ErrorKind::Conflict, "prepare", message));
+            }
+        }
+        for tenant in &self.spec.tenants {
+            let refused = |kind, message| Err(self.error(kind, "prepare", message));
+            match self.directory.find(tenant).await? {
+                Some(found) if found.shard == self.source.shard => {}
+                Some(found) if found.shard == self.destination.shard => {
+                    let message = format!("tenant {tenant} is on shard {} already", found.shard);
+                    return refused(ErrorKind::Conflict, message);
+                }
+                Some(found) => {
+                    let message =
+                        format!("tenant {tenant} is on shard {}, not on {}", found.shard, self.source.shard);
+                    return refused(ErrorKind::Conflict, message);
+                }
+                None => {
+                    let message = format!("the directory does not know tenant {tenant}; register it first");
+                    return refused(ErrorKind::NotFound, message);
+                }
+            }
+        }
         Ok(())
     }
 

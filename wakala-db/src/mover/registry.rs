@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_postgres::types::{PgLsn, Type};
 use tokio_postgres::{Client, Row};
 use wakala_core::{Error, ErrorKind, Result, Retry};
@@ -12,6 +13,10 @@ use crate::error::Call;
 
 /// How long a mover that is taken over from may still hold the row of the move before its sessions are ended.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long its sessions have to end then.
+const LET_GO: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(20);
 
 /// A move, as it is written down on a shard.
 #[derive(Clone, Debug)]
@@ -51,6 +56,21 @@ pub(crate) async fn is_known(client: &Client, move_id: &str) -> Result<bool> {
     Ok(row.try_get(0).map_err(|error| call.failed(error))? && lease(client, move_id).await? > 0)
 }
 
+/// Another move that has one of the tenants; also on a shard that has no schema yet.
+pub(crate) async fn other_move(client: &Client, move_id: &str, tenants: &[String]) -> Result<Option<String>> {
+    let call = Call { operation: "read_moves", subject: format!("move {move_id}"), writes: false };
+    let sql = "SELECT to_regclass('wakala_shard.move') IS NOT NULL";
+    let row = one(&call, client.query_typed(sql, &[]).await)?;
+    if !row.try_get::<_, bool>(0).map_err(|error| call.failed(error))? {
+        return Ok(None);
+    }
+    let sql = "SELECT min(move_id) FROM wakala_shard.move WHERE move_id <> $1 AND tenants && $2";
+    let values: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
+        [(&move_id, Type::TEXT), (&tenants, Type::TEXT_ARRAY)];
+    let row = one(&call, client.query_typed(sql, &values).await)?;
+    row.try_get(0).map_err(|error| call.failed(error))
+}
+
 /// The lease of a move on a shard; 0 where the move is not known.
 pub(crate) async fn lease(client: &Client, move_id: &str) -> Result<i64> {
     let call = Call { operation: "read_lease", subject: format!("move {move_id}"), writes: false };
@@ -59,8 +79,7 @@ pub(crate) async fn lease(client: &Client, move_id: &str) -> Result<i64> {
     row.try_get(0).map_err(|error| call.failed(error))
 }
 
-/// Takes the move over under a lease, or makes it. Waits for transactions of a former mover, and ends its sessions where
-/// they do not end by themselves.
+/// Takes the move over under a lease, or makes it. Waits a moment for transactions of a former mover, and ends its sessions.
 ///
 /// # Errors
 /// `Conflict` where another process took it over meanwhile, where another move has one of the tenants, where the other
@@ -68,16 +87,32 @@ pub(crate) async fn lease(client: &Client, move_id: &str) -> Result<i64> {
 pub(crate) async fn take(client: &mut Client, entry: &Entry<'_>, lease: i64) -> Result<()> {
     let call = Call { operation: "take_move", subject: format!("move {}", entry.move_id), writes: true };
     match try_take(client, &call, entry, lease).await {
-        Err(Failure::Busy) => {}
-        done => return done.map_err(|failure| failure.in_words(&call)),
+        Err(Failure::Busy) => {
+            end_former(client, &call, entry.move_id).await?;
+            try_take(client, &call, entry, lease).await.map_err(|failure| failure.in_words(&call))?;
+        }
+        done => done.map_err(|failure| failure.in_words(&call))?,
     }
-    let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    end_former(client, &call, entry.move_id).await
+}
+
+/// Ends the sessions of whoever drove the move before: one that is frozen holds a slot that is to be read, and one that
+/// comes back must not make or drop one.
+async fn end_former(client: &Client, call: &Call, move_id: &str) -> Result<()> {
+    let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
          WHERE application_name = $1 AND datname = current_database() AND pid <> pg_backend_pid()";
-    client
-        .query_typed(sql, &[(&application(entry.move_id), Type::TEXT)])
-        .await
-        .map_err(|error| call.failed(error))?;
-    try_take(client, &call, entry, lease).await.map_err(|failure| failure.in_words(&call))
+    let until = Instant::now() + LET_GO;
+    loop {
+        let left = client.query_typed(sql, &[(&application(move_id), Type::TEXT)]).await;
+        let left: i64 = one(call, left)?.try_get(0).map_err(|error| call.failed(error))?;
+        if left == 0 {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            return Err(Failure::Busy.in_words(call));
+        }
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 /// The name that the sessions of a move have.

@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 /// A commit that was not waited for is on the disk after three rounds of the log writer, of 0.2 s each.
 const ASYNC_WINDOW: Duration = Duration::from_secs(3);
 /// So many entries of a tenant are made one, so that a long run stays quick.
-const MANY: usize = 2_000;
+const MANY: i64 = 4_000;
 
 /// What a writer knows of the end of its transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,7 +181,7 @@ impl Ledger {
                 kept.insert(id, line);
             }
         }
-        let many = kept.len() > MANY;
+        let many = kept.values().map(|line| line.op.entries).sum::<i64>() > MANY;
         if !many {
             book.lines.insert(tenant, kept);
         }

@@ -6,7 +6,7 @@
 //! WAKALA_MOVES=2000 cargo test --release -p wakala-db --all-features --test mover -- --nocapture moves::
 //! ```
 //!
-//! `WAKALA_SEED` has another run made; which one it was, and what happened in the last move, is printed with a failure.
+//! `WAKALA_SAY=1` has every move told. `WAKALA_SEED` has another run made; which one it was, and what happened in the last move, is printed with a failure.
 //! The seed gives the faults and the writers their choices, and not the order in which processes get the processor.
 
 use std::collections::BTreeMap;
@@ -70,6 +70,9 @@ async fn nothing_is_lost_whatever_befalls_movers() {
                 *unexplained.entry(failure).or_default() += 1;
             }
         }
+        if std::env::var_os("WAKALA_SAY").is_some() {
+            println!("move {place}:\n{}", timeline.text());
+        }
         let wrong = site.check().await;
         assert!(wrong.is_empty(), "move {place}, seed {seed}:\n{}\n{}", wrong.join("\n"), timeline.text());
         if place % 20 == 0 {
@@ -127,7 +130,7 @@ async fn one_move(
         ports: [site.links[0].port(), site.links[1].port()],
         passwords: [password(0), password(1)],
         directory_port: site.links[2].port(),
-        chunk_bytes: 8 << (10 + below(chance, 8)),
+        chunk_bytes: 64 << (10 + below(chance, 8)),
         dies_at: None,
         waits_at: None,
     };

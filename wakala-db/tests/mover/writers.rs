@@ -111,7 +111,7 @@ impl Writer {
 
     pub(crate) async fn run(mut self, shared: Arc<Shared>) {
         while !shared.stop.load(Ordering::SeqCst) {
-            let pause = Duration::from_millis(5 + self.below(40));
+            let pause = Duration::from_millis(if self.bulk { 500 } else { 20 + self.below(60) });
             {
                 let _gate = shared.gate.read().await;
                 let kind = self.choose();
@@ -289,7 +289,7 @@ impl Writer {
         let (present, absent): (Vec<_>, Vec<_>) = keys.into_iter().partition(|(_, thing)| thing.is_some());
         let count = match kind {
             Kind::Several => 3,
-            Kind::Bulk => 200,
+            Kind::Bulk => 100,
             _ => 1,
         };
         if kind == Kind::Async {

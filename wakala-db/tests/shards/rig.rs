@@ -190,7 +190,8 @@ async fn prepare(server: &PostgresServer) {
     static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let _held = ONE_AT_A_TIME.lock().await;
     for (number, database) in (1..).zip(SHARDS) {
-        let made = server.value(database, "SELECT to_regnamespace('wakala') IS NOT NULL").await.unwrap();
+        let made =
+            server.value(database, "SELECT to_regnamespace('wakala_shard') IS NOT NULL").await.unwrap();
         if made != "t" && made != "true" {
             let sql = SHARD.replace("NUMBER", &i32::to_string(&number));
             server.execute(database, &format!("SET ROLE {OWNER}; {sql}")).await.unwrap();

@@ -91,6 +91,10 @@ BEGIN
         -- A plain read would find the owner of when the transaction began; this fails (40001) where it has changed.
         SELECT o.epoch, o.shard, o.state INTO owner FROM wakala_shard.owner AS o WHERE o.tenant_id = tenant FOR SHARE;
         IF NOT FOUND THEN
+            IF NOT EXISTS (SELECT FROM wakala_shard.shard) THEN
+                RAISE EXCEPTION 'this transaction began before this database was a shard, and cannot see who serves tenant %', tenant
+                    USING ERRCODE = '40001', HINT = 'Repeat the transaction.';
+            END IF;
             -- And it may have become known since. Then this fails likewise; else the tenant becomes known by it.
             INSERT INTO wakala_shard.owner (tenant_id, epoch, shard, state)
                 SELECT tenant, 1, s.id, 'owned' FROM wakala_shard.shard AS s ON CONFLICT DO NOTHING;
