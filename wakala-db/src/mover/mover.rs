@@ -180,7 +180,7 @@ impl Mover {
             &name,
             &self.tables,
             applied,
-            stream::Options { binary, silence: None },
+            stream::Options { binary, ..stream::Options::default() },
         )
         .await?;
         let holder = self.holder()?.clone();

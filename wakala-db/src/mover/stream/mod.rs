@@ -2,6 +2,7 @@
 //!
 //! Why by the replication protocol, and why by this code: `docs/why-changes-come-by-the-replication-protocol.md`.
 
+mod backlog;
 mod failure;
 mod pgoutput;
 mod shape;
@@ -21,6 +22,7 @@ use tokio_postgres::Config;
 use tokio_postgres::types::PgLsn;
 use wakala_core::{Error, ErrorKind, Result, Retry};
 
+pub(crate) use self::backlog::Bulk;
 use self::failure::{Failure, START_OVER};
 use self::pgoutput::Decoder;
 pub(crate) use self::slot::{create_publication, create_slot, drop_publication, drop_slot, slot_facts};
@@ -30,7 +32,6 @@ use self::worker::{Item, Shared, Timing};
 use super::change::Event;
 use super::table::Table;
 use super::tenant::literal;
-use crate::config::quoted;
 
 /// How long an attempt to open a stream may take, where the configuration has no `connect_timeout`.
 const OPENING: Duration = Duration::from_secs(30);
@@ -43,6 +44,8 @@ pub(crate) struct Options {
     /// After how long without a word of the server's, though it was asked, its connection counts as lost. Unless given,
     /// twice its `wal_sender_timeout`, and two minutes at least.
     pub(crate) silence: Option<Duration>,
+    /// What lies far behind when the stream is opened.
+    pub(crate) bulk: Bulk,
 }
 
 /// Which server a stream comes from, as it said when the stream was opened.
@@ -133,18 +136,24 @@ impl ChangeStream {
         for table in tables {
             shapes.push(shape::shape(&mut wire, table).await.map_err(failed)??);
         }
-        let command = format!(
-            "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '1', publication_names {}, messages 'true', \
-             binary '{}')",
-            quoted(slot),
-            literal(&quoted(publication)),
-            options.binary,
-        );
-        wire.begin_stream(&command).await.map_err(failed)?;
+        let behind = u64::from(source.flushed).saturating_sub(from.into());
+        let backlog = backlog::Source {
+            slot: slot.to_owned(),
+            publication: publication.to_owned(),
+            binary: options.binary,
+            from,
+            bulk: options.bulk,
+        };
+        let backlog = if u64::from(from) != 0 && behind > options.bulk.worth {
+            Some(backlog)
+        } else {
+            wire.begin_stream(&backlog.command(from)).await.map_err(failed)?;
+            None
+        };
         let shared = Arc::new(Shared::new(from.into()));
         let task = tokio::spawn({
             let shared = Arc::clone(&shared);
-            async move { worker::run(wire, &shared, timing).await }
+            async move { worker::run(wire, &shared, timing, backlog).await }
         });
         let decoder = Decoder::new(shapes);
         Ok(Self {

@@ -223,6 +223,11 @@ impl Wire {
         }
     }
 
+    /// Sends a statement whose answer is read frame by frame.
+    pub(super) async fn ask(&mut self, sql: &str) -> Result<(), Failure> {
+        self.send(|out| frontend::query(sql, out)).await
+    }
+
     /// Sends a command that begins a stream, and waits until the server has begun it.
     pub(super) async fn begin_stream(&mut self, command: &str) -> Result<(), Failure> {
         self.send(|out| frontend::query(command, out)).await?;

@@ -11,6 +11,7 @@ use postgres_protocol::message::frontend::CopyData;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::backlog::{self, Ended, Source};
 use super::failure::{Failure, ServerError};
 use super::wire::Wire;
 
@@ -98,6 +99,24 @@ impl Shared {
         }
     }
 
+    pub(super) fn confirmed(&self) -> u64 {
+        self.confirmed.load(Ordering::Acquire)
+    }
+
+    /// There is room again.
+    pub(super) async fn writable(&self) {
+        self.writable.notified().await;
+    }
+
+    /// Something was confirmed, or all is to end.
+    pub(super) async fn told(&self) {
+        self.told.notified().await;
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::Release);
         self.told.notify_one();
@@ -109,11 +128,11 @@ impl Shared {
         self.queue().weight
     }
 
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.queue().weight >= READ_AHEAD
     }
 
-    fn put(&self, items: &mut Vec<Item>) {
+    pub(super) fn put(&self, items: &mut Vec<Item>) {
         if items.is_empty() {
             return;
         }
@@ -147,15 +166,30 @@ impl Timing {
         let by_timeout = if timeout.is_zero() { LONGEST } else { timeout / 4 };
         Self { interval: by_timeout.min(LONGEST).min(silence / 4), silence }
     }
+
+    pub(super) fn silence(&self) -> Duration {
+        self.silence
+    }
 }
 
-/// Runs until the connection ends, or is closed by the consumer.
-pub(super) async fn run(wire: Wire, shared: &Shared, timing: Timing) {
+/// Runs until the connection ends, or is closed by the consumer. Where there is a backlog, the stream begins after it.
+pub(super) async fn run(mut wire: Wire, shared: &Shared, timing: Timing, backlog: Option<Source>) {
     // Also where this is dropped or panics: the consumer must not wait for ever.
     let _end = End(shared);
-    let now = Instant::now();
-    let mut worker = Worker { wire, shared, timing, received: 0, heard: now, due: now, sent: None };
-    if let Err(failure) = worker.stream().await {
+    let work = async {
+        if let Some(source) = backlog {
+            match backlog::read(&mut wire, shared, timing, &source).await? {
+                Ended::Closed => {
+                    wire.close(PARTING).await;
+                    return Ok(());
+                }
+                Ended::GoOn(at) => wire.begin_stream(&source.command(at)).await?,
+            }
+        }
+        let now = Instant::now();
+        Worker { wire, shared, timing, received: 0, heard: now, due: now, sent: None }.stream().await
+    };
+    if let Err(failure) = work.await {
         shared.queue().end = Some(failure);
     }
 }
@@ -192,9 +226,9 @@ impl Worker<'_> {
                         self.tell().await?;
                     }
                 }
-                () = self.shared.writable.notified(), if full => self.heard = Instant::now(),
-                () = self.shared.told.notified() => {
-                    if self.shared.closing.load(Ordering::Acquire) {
+                () = self.shared.writable(), if full => self.heard = Instant::now(),
+                () = self.shared.told() => {
+                    if self.shared.is_closing() {
                         self.tell().await?;
                         self.wire.close(PARTING).await;
                         return Ok(());
@@ -255,7 +289,7 @@ impl Worker<'_> {
 
     /// What came, and what of it is durable.
     async fn tell(&mut self) -> Result<(), Failure> {
-        let confirmed = self.shared.confirmed.load(Ordering::Acquire);
+        let confirmed = self.shared.confirmed();
         let quiet = self.heard.elapsed() > self.timing.silence / 3;
         let mut status = BytesMut::with_capacity(34);
         status.put_u8(b'r');

@@ -78,7 +78,7 @@ async fn values_come_in_binary_form_where_asked_for() {
     let mut tables = tables;
     "public.mood".clone_into(&mut tables[0].columns[2].type_name);
     let from = place.published(&tables).await;
-    let options = Options { binary: true, silence: None };
+    let options = Options { binary: true, ..Options::default() };
     let mut stream = place.open_with(&tables, from, options).await.unwrap();
     place
         .run("INSERT INTO t VALUES (1, '00000000-0000-0000-0000-0000000000ff', 'bad', '{3}', 1.5, '2000-01-01Z')")

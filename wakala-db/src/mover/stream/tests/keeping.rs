@@ -55,16 +55,6 @@ async fn goes_on_after_what_was_confirmed() {
     place.end().await;
 }
 
-async fn until<F: Future<Output = bool> + Send>(condition: impl Fn() -> F + Send + Sync) {
-    timeout(PATIENCE, async {
-        while !condition().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await
-    .expect("it came about");
-}
-
 #[tokio::test]
 async fn what_is_not_published_moves_the_position_along() {
     let place = Place::fresh().await;

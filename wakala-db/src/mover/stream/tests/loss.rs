@@ -1,6 +1,7 @@
 //! Connections, servers and slots that go away.
 
 use super::*;
+use crate::mover::stream::Bulk;
 
 const SAFE: Retry = Retry::Safe { after: None };
 
@@ -68,7 +69,7 @@ async fn a_silent_server_is_given_up() {
     let server = settings().start().await.unwrap();
     let place = Place::on(&server).await;
     let (tables, from) = numbers(&place).await;
-    let options = Options { binary: false, silence: Some(Duration::from_secs(2)) };
+    let options = Options { silence: Some(Duration::from_secs(2)), ..Options::default() };
     let mut stream = place.open_with(&tables, from, options).await.unwrap();
     // Though it says nothing by itself for half a minute, it answers.
     let outcome = timeout(Duration::from_secs(5), async {
@@ -165,9 +166,16 @@ async fn a_slot_whose_log_is_gone_says_to_start_over() {
     assert_eq!(facts.wal_status.as_deref(), Some("lost"));
     assert_eq!(facts.invalidation.as_deref(), Some("wal_removed"));
     assert_eq!(facts.active_pid, None);
-    let error = place.open(&tables, end).await.unwrap_err();
-    assert_eq!((error.kind(), error.retry()), (ErrorKind::Conflict, Retry::Never), "{error}");
-    assert!(error.to_string().contains("start over"), "{error}");
+    // Whether it is behind far enough for a piece in bulk, or not.
+    for worth in [0, u64::MAX] {
+        let options = Options { bulk: Bulk { worth, ..Bulk::default() }, ..Options::default() };
+        let error = match place.open_with(&tables, end, options).await {
+            Err(error) => error,
+            Ok(mut stream) => failure(&mut stream).await,
+        };
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Conflict, Retry::Never), "{error}");
+        assert!(error.to_string().contains("start over"), "{error}");
+    }
     place.end().await;
 }
 

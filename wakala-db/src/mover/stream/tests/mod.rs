@@ -1,5 +1,6 @@
 //! Against real servers: one for all tests but those that break theirs, and a database for each test.
 
+mod backlog;
 mod changes;
 mod decoder;
 mod encryption;
@@ -143,6 +144,16 @@ impl Place {
 fn tenants(ids: &[&str]) -> Tenants {
     let ids: Vec<String> = ids.iter().map(|id| (*id).to_owned()).collect();
     Tenants::new(TenantType::Integer, &ids).unwrap()
+}
+
+async fn until<F: Future<Output = bool> + Send>(condition: impl Fn() -> F + Send + Sync) {
+    timeout(PATIENCE, async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("it came about");
 }
 
 async fn next(stream: &mut ChangeStream) -> Event {
