@@ -42,8 +42,8 @@ pub(crate) async fn measure(site: &Site, ledger: &Ledger) -> Result<Copied> {
              two {two:.2?}; {bytes} bytes, {rate:.0} tx/s"
         );
         let per = |part: Duration, whole: Duration| part.as_secs_f64() / whole.as_secs_f64();
-        rounds[0].push(per(raw, one.copied));
-        rounds[1].push(per(raw, two.copied));
+        rounds[0].push(per(raw, one.copying));
+        rounds[1].push(per(raw, two.copying));
         rounds[2].push(per(subscribed, two.prepared + two.copied));
         rounds[3].push(per(two.copied + two.verified, raw));
         rounds[4].push(bytes as f64 / 1e6 / raw.as_secs_f64());

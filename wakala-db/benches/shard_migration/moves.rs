@@ -1,9 +1,10 @@
 //! Movers of this site.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
-use wakala_db::{MoveOptions, MoveSpec, Mover, TenantId};
+use wakala_db::{MoveEvent, MoveObserver, MoveOptions, MoveSpec, Mover, TenantId};
 
 use crate::Result;
 use crate::site::{SHOP, Site, shard};
@@ -32,6 +33,8 @@ pub(crate) async fn undo(site: &Site, mover: Mover) -> Result<()> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Took {
     pub(crate) prepared: Duration,
+    /// The copy by itself.
+    pub(crate) copying: Duration,
     /// Until all is copied, and all that happened meanwhile is applied.
     pub(crate) copied: Duration,
     pub(crate) verified: Duration,
@@ -39,7 +42,8 @@ pub(crate) struct Took {
 
 pub(crate) async fn measure(site: &Site, name: &str, tenant: i64, streams: usize) -> Result<Took> {
     let begun = Instant::now();
-    let mut mover = open(site, name, &[tenant], with_streams(streams)).await?;
+    let clock = Arc::new(Clock::default());
+    let mut mover = open(site, name, &[tenant], with_streams(streams)).await?.with_observer(clock.clone());
     mover.prepare().await?;
     let prepared = begun.elapsed();
     let begun = Instant::now();
@@ -52,5 +56,18 @@ pub(crate) async fn measure(site: &Site, name: &str, tenant: i64, streams: usize
         return Err(format!("the two sides differ: {found:?}").into());
     }
     undo(site, mover).await?;
-    Ok(Took { prepared, copied, verified })
+    let copying = *clock.0.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(Took { prepared, copying, copied, verified })
+}
+
+/// How long a mover was copying.
+#[derive(Debug, Default)]
+struct Clock(Mutex<Duration>);
+
+impl MoveObserver for Clock {
+    fn on_event(&self, event: &MoveEvent) {
+        if let MoveEvent::Copied(progress) = event {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = progress.copying;
+        }
+    }
 }

@@ -84,6 +84,7 @@ impl Mover {
         }
         let budget = Budget::new(self.rate.clone());
         let mut sessions = Vec::new();
+        let (mut copying, mut catching_up) = (Duration::ZERO, Duration::ZERO);
         loop {
             self.check_budget().await?;
             if stop.is_cancelled() {
@@ -93,11 +94,15 @@ impl Mover {
                     "stopped; it goes on where it is when called again",
                 ));
             }
+            let begun = Instant::now();
             let copied = self.copy_turn(&budget, &mut sessions).await?;
+            let between = Instant::now();
             // Also where nothing was: what is in the stream may want a chunk copied again.
             self.catch_up().await?;
+            copying += between - begun;
+            catching_up += between.elapsed();
             let progress = self.progress(&budget).await?;
-            self.tell(MoveEvent::Copied(progress));
+            self.tell(MoveEvent::Copied(CopyProgress { copying, catching_up, ..progress }));
             if !copied && self.link(Way::There)?.chunks.missing().next().is_none() {
                 break;
             }

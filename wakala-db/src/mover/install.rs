@@ -18,6 +18,9 @@ const GUARD_WAIT: Duration = Duration::from_millis(200);
 const GUARD_ATTEMPTS: u32 = 50;
 /// The name of the triggers. They come first among those of a table, which fire by name.
 const GUARD: &str = "00_wakala_guard";
+/// Of its own, since it fires after the row: a table that has a trigger before the row, though it be disabled, takes the
+/// rows of a COPY one by one. It also sees the tenant that other triggers made of the one that was given.
+const GUARD_INSERT: &str = "00_wakala_guard_insert";
 const GUARD_TRUNCATE: &str = "00_wakala_truncate";
 
 /// Makes the schema and says which shard the database is. Nothing to do where it is so.
@@ -93,13 +96,16 @@ async fn guard_table(client: &mut Client, table: &Table) -> Result<()> {
     let sql = format!(
         "SET LOCAL lock_timeout = {};
          {}
-         CREATE OR REPLACE TRIGGER {guard} BEFORE INSERT OR UPDATE OR DELETE ON {table}
+         CREATE OR REPLACE TRIGGER {guard} BEFORE UPDATE OR DELETE ON {table}
+             FOR EACH ROW EXECUTE FUNCTION wakala_shard.{function}();
+         CREATE OR REPLACE TRIGGER {guard_insert} AFTER INSERT ON {table}
              FOR EACH ROW EXECUTE FUNCTION wakala_shard.{function}();
          CREATE OR REPLACE TRIGGER {truncate} BEFORE TRUNCATE ON {table}
              FOR EACH STATEMENT EXECUTE FUNCTION wakala_shard.guard_truncate();",
         GUARD_WAIT.as_millis(),
         guard_function(column),
         guard = quoted(GUARD),
+        guard_insert = quoted(GUARD_INSERT),
         truncate = quoted(GUARD_TRUNCATE),
         table = table.quoted(),
     );
@@ -127,10 +133,10 @@ fn busy(error: &tokio_postgres::Error) -> bool {
 }
 
 async fn is_guarded(client: &Client, call: &Call, table: &Table, function: &str) -> Result<bool> {
-    let sql = "SELECT count(*) = 2 FROM pg_trigger AS t JOIN pg_proc AS f ON f.oid = t.tgfoid
+    let sql = "SELECT count(*) = 3 FROM pg_trigger AS t JOIN pg_proc AS f ON f.oid = t.tgfoid
          JOIN pg_namespace AS n ON n.oid = f.pronamespace
          WHERE t.tgrelid = $1::text::regclass AND n.nspname = 'wakala_shard' AND t.tgenabled IN ('O', 'A')
-             AND ((t.tgname = $2 AND f.proname = $3) OR t.tgname = $4)";
+             AND ((t.tgname IN ($2, $3) AND f.proname = $4) OR t.tgname = $5)";
     let name = table.quoted();
     let rows = client
         .query_typed(
@@ -138,6 +144,7 @@ async fn is_guarded(client: &Client, call: &Call, table: &Table, function: &str)
             &[
                 (&name, Type::TEXT),
                 (&GUARD, Type::NAME),
+                (&GUARD_INSERT, Type::NAME),
                 (&function, Type::NAME),
                 (&GUARD_TRUNCATE, Type::NAME),
             ],

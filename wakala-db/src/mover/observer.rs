@@ -79,6 +79,10 @@ pub struct CopyProgress {
     pub bytes_per_second: f64,
     /// Bytes of the source's log that are not applied yet.
     pub lag_bytes: u64,
+    /// How long this process was copying chunks.
+    pub copying: Duration,
+    /// How long it was applying, in between and after it, what had happened meanwhile.
+    pub catching_up: Duration,
     /// How long the copy will still take at this rate; `None` where nothing is known yet.
     pub left: Option<Duration>,
 }
