@@ -30,9 +30,7 @@ async fn what_is_confirmed_is_durable_on_the_other_side() {
     rig.app(1).await.batch_execute(INSERT).await.unwrap();
     let end = rig.value(1, "SELECT pg_current_wal_insert_lsn()").await;
     let (moving, _stop) = following(mover);
-    let waits = "SELECT count(*) > 0 FROM pg_stat_activity
-        WHERE application_name = 'wakala move durable' AND wait_event_type = 'Lock'";
-    rig.wait(2, waits, "t").await;
+    rig.wait(2, &waiting("durable"), "t").await;
     // The change came, and cannot be written. Whatever is said of it is said within two intervals.
     for _ in 0..2 {
         let told = rig.value(1, "SELECT max(reply_time) FROM pg_stat_replication").await;
@@ -82,6 +80,44 @@ async fn a_transaction_that_came_in_part_is_not_applied_in_part() {
     rig.assert_clean().await;
 }
 
+const UNSEEN: &str = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+
+/// Commits what nobody sees, though the log has it: it waits for a standby that there is not. Others do not, with
+/// `synchronous_commit` as a setting of the server.
+async fn unseen_commit(rig: &Rig, sql: &'static str) -> JoinHandle<Result<(), tokio_postgres::Error>> {
+    let server = &rig.servers[0];
+    server.execute("shop", "ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
+    server.execute("shop", "SELECT pg_reload_conf()").await.unwrap();
+    rig.wait(1, "SHOW synchronous_standby_names", "nobody").await;
+    let app = rig.app(1).await;
+    app.batch_execute("SET synchronous_commit = on").await.unwrap();
+    let written = tokio::spawn(async move { app.batch_execute(sql).await });
+    rig.wait(1, UNSEEN, "1").await;
+    written
+}
+
+/// Everybody sees it.
+async fn see(rig: &Rig) {
+    rig.servers[0].execute("shop", "ALTER SYSTEM RESET synchronous_standby_names").await.unwrap();
+    rig.servers[0].execute("shop", "SELECT pg_reload_conf()").await.unwrap();
+}
+
+/// Whether a mover waits for a lock.
+fn waiting(name: &str) -> String {
+    format!(
+        "SELECT count(*) > 0 FROM pg_stat_activity
+         WHERE application_name = 'wakala move {name}' AND wait_event_type = 'Lock'"
+    )
+}
+
+/// Whether a mover looks what can be seen, again and again.
+fn looking(name: &str) -> String {
+    format!(
+        "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name = 'wakala move {name}'
+             AND query = 'SELECT pg_current_snapshot()::text' AND state = 'idle'"
+    )
+}
+
 /// A commit is in the log before anybody sees it, and for as long as it waits for a synchronous standby. A slot that is
 /// made meanwhile may begin behind it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -118,26 +154,17 @@ async fn what_is_in_the_log_before_the_slot_and_not_yet_seen_is_copied() {
     let second = open().await;
     first.batch_execute("COMMIT").await.unwrap();
     rig.wait(1, &awaited(&number(&second).await), "t").await;
-    rig.servers[0].execute("shop", "ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
-    rig.servers[0].execute("shop", "SELECT pg_reload_conf()").await.unwrap();
-    let app = rig.app(1).await;
-    rig.wait(1, "SHOW synchronous_standby_names", "nobody").await;
-    app.batch_execute("SET synchronous_commit = on").await.unwrap();
-    let written = tokio::spawn(async move { app.batch_execute(INSERT).await });
-    let unseen = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
-    rig.wait(1, unseen, "1").await;
+    let written = unseen_commit(&rig, INSERT).await;
+    let looking = looking("unseen");
     second.batch_execute("COMMIT").await.unwrap();
     // It waits until the transaction can be seen; or it goes on without, and copies.
-    let waits = "SELECT count(*) > 0 FROM pg_stat_activity
-        WHERE application_name = 'wakala move unseen' AND query = 'SELECT pg_current_snapshot()::text' AND state = 'idle'";
     tokio::select! {
-        () = rig.wait(1, waits, "t") => {}
+        () = rig.wait(1, &looking, "t") => {}
         () = async { while !moving.is_finished() { tokio::time::sleep(Duration::from_millis(5)).await } } => {}
     }
-    assert_eq!(rig.value(1, unseen).await, "1");
+    assert_eq!(rig.value(1, UNSEEN).await, "1");
     assert!(!moving.is_finished(), "copied without a transaction that the stream does not have");
-    rig.servers[0].execute("shop", "ALTER SYSTEM RESET synchronous_standby_names").await.unwrap();
-    rig.servers[0].execute("shop", "SELECT pg_reload_conf()").await.unwrap();
+    see(&rig).await;
     written.await.unwrap().unwrap();
     let mut mover = moving.await.unwrap();
     mover.hand_over(&TenantId::from(2)).await.unwrap();
@@ -170,10 +197,22 @@ async fn a_token_waits_for_the_chunks_of_its_tenant_whoever_reads_it() {
     let missing =
         "SELECT count(*) > 0 FROM wakala_shard.move_chunk WHERE snapshot IS NULL AND row_count IS NOT NULL";
     assert_eq!(rig.value(2, missing).await, "t", "no chunk is to be copied again");
-    // Another one fenced the tenant and died. It had copied before; that is left out, so that this is the worst case.
+    // Something more to write down, and the fence of a mover that died then. It had copied before; that is left out, so
+    // that this is the worst case.
+    let app = rig.app(1).await;
+    app.batch_execute("UPDATE thing SET revision = -3 WHERE id BETWEEN 50 AND 60").await.unwrap();
     let fence =
         "SELECT wakala_shard.give_up('token', (SELECT lease FROM wakala_shard.move), '2', 1, 2, '{}')";
     rig.servers[0].execute("shop", fence).await.unwrap();
+    // One that dies after it has read the token, and before it can copy.
+    let holds = rig.servers[1].connect("shop", "postgres").await.unwrap();
+    holds.batch_execute("BEGIN; SELECT FROM wakala_shard.move_chunk FOR UPDATE").await.unwrap();
+    let mover = rig.mover("token", &[2]).await.with_options(options.clone());
+    let (dies, _stop) = following(mover);
+    rig.wait(2, &waiting("token"), "t").await;
+    dies.abort();
+    dies.await.unwrap_err();
+    holds.batch_execute("COMMIT").await.unwrap();
     let mover = rig.mover("token", &[2]).await.with_options(options.clone());
     let (following, stop) = following(mover);
     rig.wait(2, "SELECT state FROM wakala_shard.owner WHERE tenant_id = '2'", "owned").await;
@@ -185,5 +224,50 @@ async fn a_token_waits_for_the_chunks_of_its_tenant_whoever_reads_it() {
     assert_eq!(rig.value(2, THINGS).await, rig.value(1, THINGS).await);
     mover.finish().await.unwrap();
     assert_eq!(rig.directory.find(&TenantId::from(2)).await.unwrap().unwrap().shard, shard(2));
+    rig.assert_clean().await;
+}
+
+/// A change is left out, since its chunk is still to be copied; it is in the log and not yet seen, and all before it is
+/// written down as dealt with. Another mover makes the copy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_left_out_is_in_the_copy_that_another_mover_makes() {
+    let rig = Rig::start(TABLES, |builder| builder.with_setting("synchronous_commit", "local")).await;
+    rig.directory.register(&TenantId::from(2), shard(1)).await.unwrap();
+    rig.servers[0].execute("shop", FILL_THINGS).await.unwrap();
+    let mut options = patient();
+    options.chunk_bytes = 1 << 16;
+    let barrier = Barrier::at(|event| matches!(event, MoveEvent::Copied(_)));
+    let mut mover = rig.mover("left", &[2]).await.with_options(options.clone());
+    mover = mover.with_observer(Arc::clone(&barrier) as Arc<dyn MoveObserver>);
+    let moving = tokio::spawn(async move { mover.copy(&CancellationToken::new()).await });
+    barrier.reached().await;
+    let looking = looking("left");
+    let written = unseen_commit(&rig, "UPDATE thing SET revision = -1 WHERE id = 399").await;
+    rig.app(1).await.batch_execute("UPDATE thing SET revision = -2 WHERE id = 1").await.unwrap();
+    barrier.again();
+    tokio::select! {
+        () = rig.wait(1, &looking, "t") => {}
+        () = barrier.reached() => {}
+    }
+    moving.abort();
+    barrier.go_on();
+    moving.await.unwrap_err();
+    let mut mover = rig.mover("left", &[2]).await.with_options(options);
+    let moving = tokio::spawn(async move {
+        mover.copy(&CancellationToken::new()).await.unwrap();
+        mover
+    });
+    tokio::select! {
+        () = rig.wait(1, &looking, "t") => {}
+        () = async { while !moving.is_finished() { tokio::time::sleep(Duration::from_millis(5)).await } } => {}
+    }
+    assert_eq!(rig.value(1, UNSEEN).await, "1");
+    see(&rig).await;
+    written.await.unwrap().unwrap();
+    let mut mover = moving.await.unwrap();
+    mover.hand_over(&TenantId::from(2)).await.unwrap();
+    assert_eq!(rig.value(2, "SELECT revision FROM thing WHERE id = 399").await, "-1", "lost");
+    assert_eq!(rig.value(2, THINGS).await, rig.value(1, THINGS).await);
+    mover.finish().await.unwrap();
     rig.assert_clean().await;
 }
