@@ -25,7 +25,7 @@ use crate::faults::{Fault, Usual, befall, below};
 use crate::site::{MOVED, Site};
 
 const SEED: u64 = 20_261_124;
-const MOVES: u64 = 12;
+const MOVES: u64 = 20;
 const SITES: u64 = 1;
 /// A mover that nothing befalls.
 const LIMIT: Duration = Duration::from_secs(60);
