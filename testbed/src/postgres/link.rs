@@ -34,6 +34,7 @@ struct Shared {
     /// What the accepting side has made of the state: whether it listens.
     listening: watch::Sender<bool>,
     lose_reply_to: Mutex<Option<Vec<u8>>>,
+    freeze_before: Mutex<Option<Vec<u8>>>,
     replies_lost: watch::Sender<u32>,
 }
 
@@ -58,6 +59,7 @@ impl Link {
             state: watch::Sender::new(State::Open),
             listening: watch::Sender::new(false),
             lose_reply_to: Mutex::default(),
+            freeze_before: Mutex::default(),
             replies_lost: watch::Sender::new(0),
         });
         let own = free_port()?;
@@ -127,6 +129,32 @@ impl Link {
     /// How many answers have been lost by [`lose_reply_to`](Self::lose_reply_to).
     pub fn replies_lost(&self) -> u32 {
         *self.shared.replies_lost.borrow()
+    }
+
+    /// Freezes the link when the server sends `text`: what it sent before arrives, and nothing else. Once.
+    ///
+    /// Answers are looked at as they come, 64 KiB at a time: a text that is cut in two is not found.
+    pub fn freeze_before(&self, text: &str) {
+        *self.shared.freeze_before.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(text.as_bytes().to_vec());
+    }
+
+    /// Waits until the link is frozen.
+    ///
+    /// # Errors
+    ///
+    /// [`TestbedError::Timeout`] if it is not, after ten seconds.
+    pub async fn frozen(&self) -> Result<(), TestbedError> {
+        let mut state = self.shared.state.subscribe();
+        let frozen = state.wait_for(|state| *state == State::Frozen);
+        match tokio::time::timeout(LIMIT, frozen).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(TestbedError::Timeout {
+                what: format!("link at port {} to be frozen", self.port),
+                waited: LIMIT,
+                last: "it is not".to_owned(),
+            }),
+        }
     }
 
     async fn change(&self, state: State) -> Result<(), TestbedError> {
@@ -228,7 +256,7 @@ async fn requests(
             return Ok(());
         }
         pass(shared).await;
-        if take_match(&shared.lose_reply_to, &buffer[..length]) {
+        if find_match(&shared.lose_reply_to, &buffer[..length]).is_some() {
             lossy.send_replace(true);
         }
         to.write_all(&buffer[..length]).await?;
@@ -252,7 +280,14 @@ async fn replies(
             return Ok(());
         }
         pass(shared).await;
-        to.write_all(&buffer[..length]).await?;
+        let mut rest = &buffer[..length];
+        if let Some(place) = find_match(&shared.freeze_before, rest) {
+            to.write_all(&rest[..place]).await?;
+            rest = &rest[place..];
+            shared.state.send_replace(State::Frozen);
+            pass(shared).await;
+        }
+        to.write_all(rest).await?;
     }
 }
 
@@ -262,7 +297,11 @@ async fn pass(shared: &Shared) {
     let _ = state.wait_for(|state| *state != State::Frozen).await;
 }
 
-fn take_match(wanted: &Mutex<Option<Vec<u8>>>, bytes: &[u8]) -> bool {
+/// Where the text begins; it is looked for no more then.
+fn find_match(wanted: &Mutex<Option<Vec<u8>>>, bytes: &[u8]) -> Option<usize> {
     let mut wanted = wanted.lock().unwrap_or_else(PoisonError::into_inner);
-    wanted.take_if(|text| bytes.windows(text.len().max(1)).any(|window| window == text)).is_some()
+    let place =
+        bytes.windows(wanted.as_ref()?.len().max(1)).position(|window| Some(window) == wanted.as_deref())?;
+    *wanted = None;
+    Some(place)
 }

@@ -143,6 +143,9 @@ impl Mover {
                 return Ok(());
             }
             from.batch_execute("ROLLBACK").await.map_err(|error| call.failed(error))?;
+            if self.link(way)?.needs_copy() {
+                self.copy_for_token().await?;
+            }
         }
         let message = "so much is committed that no instant could be compared; try again at a quieter time";
         Err(self.error(ErrorKind::Conflict, "verify", message))

@@ -113,11 +113,6 @@ impl Mover {
     }
 
     /// Copies the next chunks, and applies nothing; false where there are none.
-    pub(super) async fn copy_next(&mut self) -> Result<bool> {
-        self.copy_turn(&Budget::new(CopyRate::default()), &mut Vec::new()).await
-    }
-
-    /// Copies the next chunks; false where there are none.
     async fn copy_turn(&mut self, budget: &Budget, sessions: &mut Vec<(Client, Client)>) -> Result<bool> {
         let streams = self.options.streams.max(1);
         let most = self.options.chunk_bytes * CHUNKS_A_TURN * u64::try_from(streams).unwrap_or(1);
@@ -158,7 +153,17 @@ impl Mover {
     pub(super) async fn catch_up_on(&mut self, way: Way) -> Result<()> {
         let marker = marker();
         self.side(way).0.mark(&marker).await?;
-        self.link(way)?.run(Until::Marker(&marker)).await.map(drop)
+        while self.link(way)?.run(Until::Marker(&marker)).await? == Ended::NeedsCopy {
+            self.copy_for_token().await?;
+        }
+        Ok(())
+    }
+
+    /// The chunks of which the stream lacked a value, without the changes behind the token that waits for them: its tenant
+    /// is fenced, so that its rows stay as they are meanwhile.
+    pub(super) async fn copy_for_token(&mut self) -> Result<()> {
+        while self.copy_turn(&Budget::new(CopyRate::default()), &mut Vec::new()).await? {}
+        Ok(())
     }
 
     async fn check_budget(&self) -> Result<()> {
@@ -217,8 +222,15 @@ impl Mover {
             return Ok(());
         }
         let whole = self.link(Way::There)?.chunks.missing().next().is_none();
-        let (there, back) = (&mut self.there, &mut self.back);
-        futures::try_join!(follow(there.as_mut(), stop), follow(back.as_mut(), stop)).map(drop)?;
+        loop {
+            let both = stop.child_token();
+            let (there, back) = (&mut self.there, &mut self.back);
+            futures::try_join!(follow(there.as_mut(), &both), follow(back.as_mut(), &both)).map(drop)?;
+            if !self.link(Way::There)?.needs_copy() {
+                break;
+            }
+            self.copy_for_token().await?;
+        }
         // A copy that somebody stopped in its middle is theirs to go on with.
         if whole { self.copy_again().await } else { Ok(()) }
     }
@@ -232,16 +244,14 @@ impl Mover {
     }
 }
 
+/// Until stopped, or until it cannot go on: then the other one need not wait for somebody to notice.
 async fn follow(link: Option<&mut Link>, stop: &CancellationToken) -> Result<()> {
     if let Some(link) = link {
-        match link.run(Until::Stopped(stop)).await {
-            Ok(Ended::NeedsCopy | Ended::Reached | Ended::Stopped) => {}
-            Err(error) => {
-                // The other one need not wait for somebody to notice.
-                stop.cancel();
-                return Err(error);
-            }
+        let ended = link.run(Until::Stopped(stop)).await;
+        if !matches!(ended, Ok(Ended::Stopped)) {
+            stop.cancel();
         }
+        ended?;
     }
     Ok(())
 }

@@ -315,24 +315,14 @@ impl Mover {
         way: Way,
         stopped: &CancellationToken,
     ) -> Result<()> {
-        let until = Until::Token { tenant: tenant.as_str(), epoch, stopped };
-        let ended = match self.link(way)?.run(until).await {
-            Ok(ended) => ended,
-            Err(error) => return Err(self.while_fenced(tenant, error)),
-        };
-        if ended == Ended::NeedsCopy {
-            // The tenant is fenced, so its rows stay as they are while they are copied.
-            self.copy_pending(way).await?;
-            self.link(way)?.deliver_now().await?;
+        loop {
+            let until = Until::Token { tenant: tenant.as_str(), epoch, stopped };
+            let copied = match self.link(way)?.run(until).await {
+                Ok(Ended::NeedsCopy) => self.copy_for_token().await,
+                ended => return ended.map(drop).map_err(|error| self.while_fenced(tenant, error)),
+            };
+            copied.map_err(|error| self.while_fenced(tenant, error))?;
         }
-        Ok(())
-    }
-
-    /// The chunks of which the stream lacked a value: without the changes behind the token.
-    async fn copy_pending(&mut self, way: Way) -> Result<()> {
-        debug_assert_eq!(way, Way::There, "on the way back every row is there");
-        while self.copy_next().await? {}
-        Ok(())
     }
 
     fn while_fenced(&self, tenant: &TenantId, error: Error) -> Error {

@@ -1,6 +1,6 @@
 //! One direction of a move: what happens on one shard is applied to the other, in the order of its commits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ pub(crate) enum Until<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
     Reached,
-    /// A chunk must be copied again before the tenant can be handed over; [`Link::deliver_now`] does that then.
+    /// A chunk must be copied again before the tenant can be handed over. All before its token is durable.
     NeedsCopy,
     /// Before it got there, since somebody said so.
     Stopped,
@@ -82,7 +82,7 @@ struct Transaction {
 #[derive(Debug)]
 struct Hold {
     snapshot: Snapshot,
-    events: Vec<Event>,
+    events: VecDeque<Event>,
     bytes: usize,
     torn: bool,
 }
@@ -106,10 +106,16 @@ pub(crate) struct Link {
     /// Whether something between the two is to be written: rows, or statements.
     dirty: bool,
     also: Vec<String>,
+    /// The one that came in part.
     transaction: Option<Transaction>,
+    /// Those that came and are not delivered.
     tokens: Vec<Token>,
+    /// The end of the transaction of these.
+    token: PgLsn,
     markers: Vec<String>,
     hold: Option<Hold>,
+    /// What was held back, and comes before all else.
+    ahead: VecDeque<Event>,
 }
 
 /// What a link is made of.
@@ -144,41 +150,23 @@ impl Link {
             also: Vec::new(),
             transaction: None,
             tokens: Vec::new(),
+            token: applied,
             markers: Vec::new(),
             hold: None,
+            ahead: VecDeque::new(),
         }
     }
 
     /// Applies what comes until `until`. After an error the link is of no use any more; nothing is half applied.
     ///
-    /// Not to be dropped before it ends, but by way of [`Until::Stopped`].
+    /// Not to be dropped before it ends, but by way of [`Until::Stopped`]. After [`Ended::NeedsCopy`], to be called again
+    /// once the chunks are copied.
     pub(crate) async fn run(&mut self, until: Until<'_>) -> Result<Ended> {
-        loop {
-            let event = match self.stream.ready() {
-                Some(event) => event?,
-                None if self.dirty && matches!(until, Until::Token { .. }) => {
-                    // The token is on its way: a commit now would only keep it waiting.
-                    match tokio::time::timeout(TOKEN, self.stream.next()).await {
-                        Ok(event) => event?,
-                        Err(_) => {
-                            self.write().await?;
-                            continue;
-                        }
-                    }
-                }
-                None => {
-                    // Nothing waits, so this is the moment to make durable what came.
-                    self.write().await?;
-                    match &until {
-                        Until::Stopped(stopped) | Until::Token { stopped, .. } => tokio::select! {
-                            biased;
-                            () = stopped.cancelled() => return Ok(Ended::Stopped),
-                            event = self.stream.next() => event?,
-                        },
-                        Until::Marker(_) => self.stream.next().await?,
-                    }
-                }
-            };
+        self.markers.clear();
+        if let Some(ended) = self.hand_over(&until).await? {
+            return Ok(ended);
+        }
+        while let Some(event) = self.next(&until).await? {
             let ends = matches!(event, Event::Commit { .. });
             self.handle(event).await?;
             if !ends {
@@ -188,28 +176,50 @@ impl Link {
                 return Ok(reached);
             }
         }
+        Ok(Ended::Stopped)
+    }
+
+    /// What comes next; `None` where somebody says that it is over.
+    async fn next(&mut self, until: &Until<'_>) -> Result<Option<Event>> {
+        if let Some(event) = self.ahead.pop_front() {
+            return Ok(Some(event));
+        }
+        if let Some(event) = self.stream.ready() {
+            return event.map(Some);
+        }
+        if self.transaction.is_some() {
+            // A part of a transaction is not made durable: progress is the end of one, and after a crash the part would
+            // be applied once more. What is missing of it is on its way.
+            return self.stream.next().await.map(Some);
+        }
+        if self.dirty
+            && matches!(until, Until::Token { .. })
+            // The token is on its way: a commit now would only keep it waiting.
+            && let Ok(event) = tokio::time::timeout(TOKEN, self.stream.next()).await
+        {
+            return event.map(Some);
+        }
+        // Nothing waits, so this is the moment to make durable what came.
+        self.write().await?;
+        match until {
+            Until::Stopped(stopped) | Until::Token { stopped, .. } => tokio::select! {
+                biased;
+                () = stopped.cancelled() => Ok(None),
+                event = self.stream.next() => event.map(Some),
+            },
+            Until::Marker(_) => self.stream.next().await.map(Some),
+        }
     }
 
     /// Between two transactions: whether it is over.
     async fn at_boundary(&mut self, until: &Until<'_>) -> Result<Option<Ended>> {
-        if !self.tokens.is_empty() {
-            if self.must_copy_first() {
-                return Ok(Some(Ended::NeedsCopy));
-            }
-            let tokens = self.deliver().await?;
-            let expected = |token: &Token| {
-                matches!(until, Until::Token { tenant, epoch, .. }
-                    if token.tenant == *tenant && token.epoch == *epoch)
-            };
-            if tokens.iter().any(expected) {
-                return Ok(Some(Ended::Reached));
-            }
+        if let Some(ended) = self.hand_over(until).await? {
+            return Ok(Some(ended));
         }
         if let Until::Marker(marker) = until
             && self.markers.iter().any(|seen| seen == marker)
         {
             self.write().await?;
-            self.markers.clear();
             return Ok(Some(Ended::Reached));
         }
         if let Until::Stopped(stopped) | Until::Token { stopped, .. } = until
@@ -219,6 +229,25 @@ impl Link {
             return Ok(Some(Ended::Stopped));
         }
         Ok(None)
+    }
+
+    /// Delivers the tokens that came. Nothing behind them is looked at before: what is written down as applied must not
+    /// be behind a token that is not.
+    async fn hand_over(&mut self, until: &Until<'_>) -> Result<Option<Ended>> {
+        if self.tokens.is_empty() {
+            return Ok(None);
+        }
+        if self.must_copy_first() {
+            // Durable before the copy begins, which would wait for rows that are written and not committed.
+            self.write().await?;
+            return Ok(Some(Ended::NeedsCopy));
+        }
+        let tokens = self.deliver().await?;
+        let expected = |token: &Token| {
+            matches!(until, Until::Token { tenant, epoch, .. }
+                if token.tenant == *tenant && token.epoch == *epoch)
+        };
+        Ok(tokens.iter().any(expected).then_some(Ended::Reached))
     }
 
     /// Whether a tenant that is handed over has rows that are to be copied again.
@@ -243,6 +272,7 @@ impl Link {
                 token.epoch
             ));
         }
+        self.seen = self.seen.max(self.token);
         self.dirty = true;
         self.write().await?;
         Ok(tokens)
@@ -251,11 +281,6 @@ impl Link {
     /// Before the fence: what the session that writes is about to execute first.
     pub(crate) async fn rehearse(&self) -> Result<()> {
         self.applier.rehearse().await
-    }
-
-    /// After the chunks of [`Ended::NeedsCopy`] were copied.
-    pub(crate) async fn deliver_now(&mut self) -> Result<()> {
-        self.deliver().await.map(drop)
     }
 
     async fn handle(&mut self, event: Event) -> Result<()> {
@@ -279,7 +304,11 @@ impl Link {
             Event::Change { table, op } => self.change(table, op).await?,
             Event::Commit { end, .. } => {
                 self.transaction = None;
-                self.seen = self.seen.max(end);
+                if self.tokens.is_empty() {
+                    self.seen = self.seen.max(end);
+                } else {
+                    self.token = end;
+                }
             }
             Event::Idle { at } => {
                 // Nothing of ours up to here: the slot need not keep it. Written down before it is confirmed like all
@@ -361,34 +390,33 @@ impl Link {
                 .on(format!("move {}", self.holder.move_id))
                 .with_retry(Retry::Safe { after: None }));
         }
-        hold.events.push(event);
+        hold.events.push_back(event);
         Ok(())
     }
 
-    /// Brings the other side to exactly what `snapshot` sees, calls `then`, and goes on: what came in between is applied
-    /// after it. The marker was written after the snapshot was taken. `None` where the snapshot is of no use.
+    /// Brings the other side to exactly what `snapshot` sees, and calls `then`; what came in between is the first that
+    /// comes afterwards. The marker was written after the snapshot was taken. `None` where the snapshot is of no use, or
+    /// where a chunk [must be copied](Self::needs_copy) before anything else.
     pub(crate) async fn align<T>(
         &mut self,
         snapshot: Snapshot,
         marker: &str,
         then: impl AsyncFnOnce() -> Result<T>,
     ) -> Result<Option<T>> {
-        self.hold = Some(Hold { snapshot, events: Vec::new(), bytes: 0, torn: false });
-        self.run(Until::Marker(marker)).await?;
-        let whole = self.hold.as_ref().is_some_and(|hold| !hold.torn && hold.bytes <= HELD);
-        let value = if whole { Some(then().await?) } else { None };
-        let held = self.hold.take().map(|hold| hold.events).unwrap_or_default();
-        self.markers.clear();
-        for event in held {
-            let ends = matches!(event, Event::Commit { .. });
-            self.handle(event).await?;
-            if ends && !self.tokens.is_empty() && !self.must_copy_first() {
-                self.deliver().await?;
-            }
+        self.hold = Some(Hold { snapshot, events: VecDeque::new(), bytes: 0, torn: false });
+        let ended = self.run(Until::Marker(marker)).await?;
+        let of_use = |hold: &Hold| ended == Ended::Reached && !hold.torn && hold.bytes <= HELD;
+        let value = if self.hold.as_ref().is_some_and(of_use) { Some(then().await?) } else { None };
+        if let Some(mut hold) = self.hold.take() {
+            hold.events.append(&mut self.ahead);
+            self.ahead = hold.events;
         }
-        self.markers.clear();
-        self.write().await?;
         Ok(value)
+    }
+
+    /// Whether a token came for which a chunk must be copied first.
+    pub(crate) fn needs_copy(&self) -> bool {
+        !self.tokens.is_empty() && self.must_copy_first()
     }
 
     /// Makes durable on the other side what was seen, and lets the slot know.

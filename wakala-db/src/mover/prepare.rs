@@ -294,7 +294,8 @@ impl Mover {
         stream::drop_slot(&from.client, &name).await?;
         stream::drop_publication(&from.client, &name).await?;
         stream::create_publication(&from.client, &name, &self.tables, &self.tenants).await?;
-        let at = stream::create_slot(&from.client, &name).await?;
+        let at =
+            stream::create_slot(&from.stream_config(), from.access.secure(), &from.client, &name).await?;
         registry::begins_at(&to.client, holder, at).await?;
         Ok(at)
     }

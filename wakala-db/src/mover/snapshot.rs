@@ -26,8 +26,16 @@ impl Snapshot {
     /// A change stream names the lower half of its 64 bits. The upper half is that of the number nearest to this
     /// snapshot: both are of one time, and the server keeps numbers that are in use within half of the range.
     pub(crate) fn sees(&self, xid: u32) -> bool {
-        let whole = self.whole(xid);
-        whole < self.xmin || (whole < self.xmax && self.running.binary_search(&whole).is_err())
+        self.sees_whole(self.whole(xid))
+    }
+
+    fn sees_whole(&self, xid: u64) -> bool {
+        xid < self.xmin || (xid < self.xmax && self.running.binary_search(&xid).is_err())
+    }
+
+    /// Whether it sees every transaction that another one sees, whichever is the later one.
+    pub(crate) fn sees_all_of(&self, other: &Self) -> bool {
+        self.running.iter().copied().chain(self.xmax..other.xmax).all(|xid| !other.sees_whole(xid))
     }
 
     /// That of now.
@@ -103,6 +111,19 @@ mod tests {
         for bad in ["", "1:2", "a:2:", "1:2:x", "1:2:3:4"] {
             assert!(bad.parse::<Snapshot>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn one_sees_all_of_another() {
+        let slot = snapshot("10:20:12,15");
+        for later in ["10:20:12,15", "12:20:12", "15:30:15,25", "20:20:"] {
+            assert!(snapshot(later).sees_all_of(&slot), "{later}");
+        }
+        // 11 and 19 are among what the slot begins behind; 12 and 15 are not.
+        for early in ["11:20:11,12,15", "12:20:12,19", "12:19:12", "10:12:"] {
+            assert!(!snapshot(early).sees_all_of(&slot), "{early}");
+        }
+        assert!(snapshot("12:15:12").sees_all_of(&snapshot("12:16:12,15")));
     }
 
     #[test]

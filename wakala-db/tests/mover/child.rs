@@ -141,7 +141,7 @@ async fn drive(job: &Job) -> wakala_core::Result<()> {
             Step::Follow => {
                 let stop = CancellationToken::new();
                 let timer = async {
-                    tokio::time::sleep(Duration::from_millis(300)).await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                     stop.cancel();
                     Ok(())
                 };
@@ -176,11 +176,31 @@ pub(crate) struct Child {
 #[derive(Debug)]
 pub(crate) struct Said {
     /// Where the next one begins.
-    pub(crate) next_step: AtomicUsize,
-    pub(crate) events: watch::Sender<usize>,
-    pub(crate) done: std::sync::atomic::AtomicBool,
-    pub(crate) failed: Mutex<Option<String>>,
+    next_step: AtomicUsize,
+    heard: AtomicUsize,
+    events: watch::Sender<usize>,
+    done: std::sync::atomic::AtomicBool,
+    failed: Mutex<Option<String>>,
     timeline: Arc<Timeline>,
+}
+
+impl Said {
+    pub(crate) fn next_step(&self) -> usize {
+        self.next_step.load(Ordering::SeqCst)
+    }
+
+    /// How many events it told.
+    pub(crate) fn heard(&self) -> usize {
+        self.heard.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failed.lock().unwrap().clone()
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        *self.events.borrow() == usize::MAX
+    }
 }
 
 /// What happened in a move, for whoever has to understand a failure.
@@ -220,6 +240,7 @@ impl Child {
         let id = process.id().unwrap().to_string();
         let said = Arc::new(Said {
             next_step: AtomicUsize::new(job.from),
+            heard: AtomicUsize::new(0),
             events: watch::Sender::new(0),
             done: false.into(),
             failed: Mutex::default(),
@@ -266,7 +287,9 @@ async fn read(from: impl AsyncRead + Unpin, name: &str, said: Arc<Said>) {
         }
         said.timeline.add(format!("{name}: {line}"));
         if let Some(number) = line.strip_prefix("event ").and_then(|rest| rest.split(' ').next()) {
-            said.events.send_replace(number.parse().unwrap());
+            let number = number.parse().unwrap();
+            said.heard.store(number, Ordering::SeqCst);
+            said.events.send_replace(number);
         } else if let Some(step) = line.strip_prefix("step ") {
             said.next_step.store(step.parse::<usize>().unwrap() + 1, Ordering::SeqCst);
         } else if line == "done" {

@@ -1,5 +1,6 @@
 //! What befalls a mover, or the servers below it.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -12,8 +13,40 @@ use crate::writers::place;
 
 /// How long a mover that was disturbed may go on.
 const LIMIT: Duration = Duration::from_secs(30);
-/// About as many events as a move of two tenants, there and back, has.
-const EVENTS: u64 = 32;
+
+/// How long a move takes to which nothing happens, and how many events it has; both are learnt.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usual {
+    time: Duration,
+    events: f64,
+}
+
+impl Default for Usual {
+    fn default() -> Self {
+        Self { time: Duration::from_millis(1_500), events: 24.0 }
+    }
+}
+
+impl Usual {
+    pub(crate) fn learn(&mut self, time: Duration, events: usize) {
+        self.time = self.time.mul_f64(0.9) + time.mul_f64(0.1);
+        self.events = self.events * 0.9 + events as f64 * 0.1;
+    }
+
+    fn event(self, chance: &mut ChaCha8Rng) -> usize {
+        let most = (1..).take_while(|event| f64::from(*event) < self.events).last().unwrap_or(1_u32);
+        1 + usize::try_from(below(chance, most.into())).unwrap()
+    }
+}
+
+/// What came of a mover that something was to befall.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outcome {
+    /// It did all the same what it was to do.
+    pub(crate) done: bool,
+    /// It was at work when it befell it.
+    pub(crate) struck: bool,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum When {
@@ -52,21 +85,21 @@ fn millis(chance: &mut ChaCha8Rng, from: u64, to: u64) -> Duration {
 }
 
 impl Fault {
-    /// One of them; `usual` is how long a move takes.
-    pub(crate) fn any(chance: &mut ChaCha8Rng, usual: Duration) -> Self {
+    /// One of them.
+    pub(crate) fn any(chance: &mut ChaCha8Rng, usual: Usual) -> Self {
         let when = if below(chance, 2) == 0 {
-            When::After(usual.mul_f64(below(chance, 1_000) as f64 / 900.0))
+            When::After(usual.time.mul_f64(below(chance, 1_000) as f64 / 1_000.0))
         } else {
-            When::Event(1 + usize::try_from(below(chance, EVENTS)).unwrap())
+            When::Event(usual.event(chance))
         };
         let server = 1 + i32::try_from(below(chance, 2)).unwrap();
         match below(chance, 100) {
-            0..22 => Self::Dies(1 + usize::try_from(below(chance, EVENTS)).unwrap()),
+            0..22 => Self::Dies(usual.event(chance)),
             22..40 => Self::Kill(when),
-            40..52 => Self::Freeze(when, millis(chance, 300, 2_500)),
-            52..62 => Self::Cut(when, server, millis(chance, 10, 600)),
+            40..52 => Self::Freeze(when, millis(chance, 100, 1_200)),
+            52..62 => Self::Cut(when, server, millis(chance, 10, 300)),
             62..76 => Self::Terminate(when, server, below(chance, 2) == 0),
-            76..82 => Self::Directory(when, millis(chance, 100, 800)),
+            76..82 => Self::Directory(when, millis(chance, 50, 500)),
             82..94 => Self::Server(when, i32::try_from(below(chance, 3)).unwrap()),
             94..98 => Self::SlotDropped,
             _ => Self::SlotInvalidated,
@@ -86,13 +119,8 @@ impl Fault {
     }
 }
 
-/// Runs a mover that this befalls; whether it did all the same what it was to do. `job` is then where the next one goes on.
-pub(crate) async fn befall(
-    site: &Site,
-    job: &mut Job,
-    fault: Fault,
-    timeline: &std::sync::Arc<Timeline>,
-) -> bool {
+/// Runs a mover that this befalls. `job` is then where the next one goes on.
+pub(crate) async fn befall(site: &Site, job: &mut Job, fault: Fault, timeline: &Arc<Timeline>) -> Outcome {
     timeline.add(format!("fault: {fault:?}"));
     let mut first = job.clone();
     match fault {
@@ -114,25 +142,16 @@ pub(crate) async fn befall(
         }
         None => {}
     }
-    let said = std::sync::Arc::clone(&child.said);
-    let mut done = false;
+    let said = Arc::clone(&child.said);
+    let mut struck = !said.is_over();
     match fault {
+        // It was done before it came to that.
+        _ if fault.when().is_some() && !struck => {}
         Fault::Dies(_) => {}
         Fault::Kill(_) => child.signal("-KILL"),
         Fault::Freeze(_, time) => {
-            child.signal("-STOP");
-            timeline.add("frozen");
-            let mut second = job.clone();
-            second.from = said.next_step.load(Ordering::SeqCst);
-            let other = Child::start(&second, "other", timeline);
-            let _ = tokio::time::timeout(time, other.wait_event(usize::MAX)).await;
-            timeline.add("thawed");
-            child.signal("-CONT");
-            let of_other = std::sync::Arc::clone(&other.said);
-            let ended = tokio::join!(other.end(LIMIT), child.end(LIMIT));
-            let far = |said: &crate::child::Said| said.next_step.load(Ordering::SeqCst);
-            job.from = far(&of_other).max(far(&said));
-            return ended.0;
+            let done = freeze(child, job, time, timeline).await;
+            return Outcome { done, struck };
         }
         Fault::Cut(_, server, time) => cut(site, place(server), time, timeline).await,
         Fault::Directory(_, time) => cut(site, 2, time, timeline).await,
@@ -144,20 +163,37 @@ pub(crate) async fn befall(
                 job.id
             );
             let ended = site.rig.value(server, &sql).await;
+            struck = ended != "0";
             timeline.add(format!("ended {ended} sessions on shard {server}"));
         }
         Fault::Server(_, which) => kill_servers(site, which, timeline).await,
         Fault::SlotDropped | Fault::SlotInvalidated => {
-            done = child.end(LIMIT).await;
-            if !done {
-                lose_slot(site, job, fault == Fault::SlotInvalidated, timeline).await;
-            }
-            job.from = said.next_step.load(Ordering::SeqCst);
-            return done;
+            let done = child.end(LIMIT).await;
+            struck = !done && lose_slot(site, job, fault == Fault::SlotInvalidated, timeline).await;
+            job.from = said.next_step();
+            return Outcome { done, struck };
         }
     }
-    done |= child.end(LIMIT).await;
-    job.from = said.next_step.load(Ordering::SeqCst);
+    let done = child.end(LIMIT).await;
+    job.from = said.next_step();
+    struck &= !(done && matches!(fault, Fault::Dies(_)));
+    Outcome { done, struck }
+}
+
+/// Another mover takes over from one that is held still, and comes back then.
+async fn freeze(child: Child, job: &mut Job, time: Duration, timeline: &Arc<Timeline>) -> bool {
+    child.signal("-STOP");
+    timeline.add("frozen");
+    let said = Arc::clone(&child.said);
+    let mut second = job.clone();
+    second.from = said.next_step();
+    let other = Child::start(&second, "other", timeline);
+    let _ = tokio::time::timeout(time, other.wait_event(usize::MAX)).await;
+    timeline.add("thawed");
+    child.signal("-CONT");
+    let of_other = Arc::clone(&other.said);
+    let (done, _) = tokio::join!(other.end(LIMIT), child.end(LIMIT));
+    job.from = of_other.next_step().max(said.next_step());
     done
 }
 
@@ -184,14 +220,14 @@ async fn kill_servers(site: &Site, which: i32, timeline: &Timeline) {
     }
 }
 
-/// What a killed mover was reading goes.
-async fn lose_slot(site: &Site, job: &Job, by_fuse: bool, timeline: &Timeline) {
+/// What a killed mover was reading goes; false where there was nothing.
+async fn lose_slot(site: &Site, job: &Job, by_fuse: bool, timeline: &Timeline) -> bool {
     let name = format!("wakala_{}", job.id);
     let server = &site.rig.servers[place(job.source)];
     let there = format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{name}'");
     if site.rig.value(job.source, &there).await == "0" {
         timeline.add("there is no slot that could be lost");
-        return;
+        return false;
     }
     if !by_fuse {
         let sql = format!(
@@ -205,7 +241,7 @@ async fn lose_slot(site: &Site, job: &Job, by_fuse: bool, timeline: &Timeline) {
         );
         server.execute("shop", &sql).await.unwrap();
         timeline.add(format!("slot {name} is dropped"));
-        return;
+        return true;
     }
     server.execute("shop", "ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'").await.unwrap();
     server.execute("shop", "SELECT pg_reload_conf()").await.unwrap();
@@ -225,4 +261,5 @@ async fn lose_slot(site: &Site, job: &Job, by_fuse: bool, timeline: &Timeline) {
     timeline.add(format!("slot {name} is {}", site.rig.value(job.source, &lost).await));
     server.execute("shop", "ALTER SYSTEM RESET max_slot_wal_keep_size").await.unwrap();
     server.execute("shop", "SELECT pg_reload_conf()").await.unwrap();
+    true
 }

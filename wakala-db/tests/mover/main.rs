@@ -3,7 +3,9 @@
 // Helpers unwrap as tests do.
 #![allow(clippy::unwrap_used)]
 
+mod barrier;
 mod child;
+mod crashes;
 mod faults;
 mod frozen;
 mod ledger;

@@ -1,9 +1,11 @@
 //! Two shards and a directory.
 
+use std::time::{Duration, Instant};
+
 use deadpool_postgres::{Manager, Pool};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use wakala_db::{Directory, MoveId, MoveSpec, Mover, SchemaName, Shard, ShardAccess, ShardId, TenantId};
-use wakala_testbed::{PostgresBuilder, PostgresServer};
+use wakala_testbed::{Link, PostgresBuilder, PostgresServer};
 
 /// What a tenant has.
 pub(crate) const TABLES: &str = "
@@ -19,6 +21,15 @@ pub(crate) const TABLES: &str = "
     );
 ";
 
+/// Of moves, on a shard.
+pub(crate) const LEFTOVERS: &str = "
+    SELECT 'slot ' || slot_name AS what FROM pg_replication_slots
+    UNION ALL SELECT 'publication ' || pubname FROM pg_publication
+    UNION ALL SELECT 'move ' || move_id FROM wakala_shard.move
+    UNION ALL SELECT 'object ' || kind || ' ' || name FROM wakala_shard.move_object
+    UNION ALL SELECT 'chunk of ' || move_id FROM wakala_shard.move_chunk
+    UNION ALL SELECT 'check of ' || move_id FROM wakala_shard.move_check";
+
 /// Two servers with the same tables, the directory on the first.
 #[derive(Debug)]
 pub(crate) struct Rig {
@@ -30,6 +41,12 @@ pub(crate) fn shard(number: i32) -> ShardId {
     ShardId::new(number).unwrap()
 }
 
+fn spec(name: &str, tenants: &[i64]) -> wakala_core::Result<MoveSpec> {
+    let id: MoveId = name.parse()?;
+    let tenants = tenants.iter().map(|tenant| TenantId::from(*tenant)).collect();
+    MoveSpec::new(id, shard(1), shard(2), tenants)
+}
+
 impl Rig {
     /// With so many tenants on the first shard, each with so many accounts and three times as many entries.
     pub(crate) async fn new(tenants: i64, accounts: i64) -> Self {
@@ -39,7 +56,13 @@ impl Rig {
     /// On servers of another `wal_level`.
     pub(crate) async fn with_log(level: &str, tenants: i64, accounts: i64) -> Self {
         let rig = Self::start(TABLES, |builder| builder.with_setting("wal_level", level)).await;
-        let one = &rig.servers[0];
+        rig.fill(tenants, accounts).await;
+        rig
+    }
+
+    /// As of [`new`](Self::new).
+    pub(crate) async fn fill(&self, tenants: i64, accounts: i64) {
+        let one = &self.servers[0];
         one.execute(
             "shop",
             &format!(
@@ -54,9 +77,8 @@ impl Rig {
         .await
         .unwrap();
         for tenant in 1..=tenants {
-            rig.directory.register(&TenantId::from(tenant), shard(1)).await.unwrap();
+            self.directory.register(&TenantId::from(tenant), shard(1)).await.unwrap();
         }
-        rig
     }
 
     /// With these tables, and nobody.
@@ -100,6 +122,33 @@ impl Rig {
         Self { servers: [one, two], directory }
     }
 
+    /// Polls until SQL gives this value on a shard.
+    pub(crate) async fn wait(&self, number: i32, sql: &str, value: &str) {
+        let begun = Instant::now();
+        let client =
+            self.servers[usize::try_from(number - 1).unwrap()].connect("shop", "postgres").await.unwrap();
+        loop {
+            let answer = client.simple_query(sql).await.unwrap();
+            let found = answer.iter().find_map(|message| match message {
+                SimpleQueryMessage::Row(row) => row.get(0),
+                _ => None,
+            });
+            if found == Some(value) {
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "{found:?}, not {value}: {sql}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// From the first shard, through this link, to the second.
+    pub(crate) async fn mover_through(&self, link: &Link, name: &str, tenants: &[i64]) -> Mover {
+        let spec = spec(name, tenants).unwrap();
+        let through = self.servers[0].at_port(link.port()).config("shop", "postgres").unwrap();
+        let through = ShardAccess::without_tls(through);
+        Mover::open(spec, through, self.access(2), self.directory.clone()).await.unwrap()
+    }
+
     pub(crate) fn access(&self, number: i32) -> ShardAccess {
         let server = &self.servers[usize::try_from(number - 1).unwrap()];
         ShardAccess::without_tls(server.config("shop", "postgres").unwrap())
@@ -111,10 +160,7 @@ impl Rig {
     }
 
     pub(crate) async fn try_mover(&self, name: &str, tenants: &[i64]) -> wakala_core::Result<Mover> {
-        let id: MoveId = name.parse()?;
-        let tenants = tenants.iter().map(|tenant| TenantId::from(*tenant)).collect();
-        let spec = MoveSpec::new(id, shard(1), shard(2), tenants)?;
-        Mover::open(spec, self.access(1), self.access(2), self.directory.clone()).await
+        Mover::open(spec(name, tenants)?, self.access(1), self.access(2), self.directory.clone()).await
     }
 
     pub(crate) async fn app(&self, number: i32) -> Client {
@@ -135,14 +181,8 @@ impl Rig {
     pub(crate) async fn leftovers(&self) -> Vec<String> {
         let mut found = Vec::new();
         for number in [1, 2] {
-            let left = "SELECT coalesce(string_agg(what, ', '), '') FROM (
-                    SELECT 'slot ' || slot_name AS what FROM pg_replication_slots
-                    UNION ALL SELECT 'publication ' || pubname FROM pg_publication
-                    UNION ALL SELECT 'move ' || move_id FROM wakala_shard.move
-                    UNION ALL SELECT 'object ' || kind || ' ' || name FROM wakala_shard.move_object
-                    UNION ALL SELECT 'chunk of ' || move_id FROM wakala_shard.move_chunk
-                    UNION ALL SELECT 'check of ' || move_id FROM wakala_shard.move_check) AS all_of_it";
-            let left = self.value(number, left).await;
+            let sql = format!("SELECT coalesce(string_agg(what, ', '), '') FROM ({LEFTOVERS}) AS all_of_it");
+            let left = self.value(number, &sql).await;
             if !left.is_empty() {
                 found.push(format!("shard {number}: {left}"));
             }

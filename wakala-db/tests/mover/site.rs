@@ -1,16 +1,16 @@
 //! Two shards with tenants that write all the time, some of which are moved.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::RwLock;
+use tokio_postgres::Row;
 use tokio_util::sync::CancellationToken;
 use wakala_db::TenantId;
 use wakala_testbed::Link;
 
-use crate::ledger::Ledger;
-use crate::rig::{Rig, shard};
+use crate::rig::{LEFTOVERS, Rig, shard};
 use crate::writers::{self, ACCOUNTS, Shared, Writer, place};
 
 /// What the writers write to. Each entry says by itself where and when it was written.
@@ -39,6 +39,10 @@ pub(crate) const TABLES: &str = "
     END $$;
     CREATE TRIGGER stamp BEFORE INSERT ON entry FOR EACH ROW EXECUTE FUNCTION stamp();
 ";
+const ROWS: &str = "
+    SELECT 'account', tenant_id, count(*) FROM account GROUP BY 2
+    UNION ALL SELECT 'entry', tenant_id, count(*) FROM entry GROUP BY 2
+    UNION ALL SELECT 'thing', tenant_id, count(*) FROM thing GROUP BY 2";
 /// Tenants that are moved, and those that stay, by shard.
 pub(crate) const MOVED: [i64; 4] = [1, 2, 3, 4];
 const STAYING: [(i64, i32); 2] = [(11, 1), (12, 2)];
@@ -70,13 +74,7 @@ impl Site {
         rig.assert_clean().await;
         let links =
             [rig.servers[0].link().unwrap(), rig.servers[1].link().unwrap(), rig.servers[0].link().unwrap()];
-        let shared = Arc::new(Shared {
-            servers: [(*rig.servers[0]).clone(), (*rig.servers[1]).clone()],
-            ledger: Ledger::default(),
-            gate: RwLock::new(()),
-            stop: AtomicBool::new(false),
-            disturbed: [AtomicBool::new(false), AtomicBool::new(false)],
-        });
+        let shared = Arc::new(Shared::new([(*rig.servers[0]).clone(), (*rig.servers[1]).clone()]));
         Self { rig, shared, links, tasks: Vec::new() }
     }
 
@@ -115,49 +113,67 @@ impl Site {
         }
     }
 
-    /// Who serves a tenant, as the shard says.
-    pub(crate) async fn owner(&self, tenant: i64) -> (i32, i64) {
-        let mut owners = Vec::new();
+    /// Who serves the tenants since when, as the shards say.
+    pub(crate) async fn owners(&self) -> BTreeMap<i64, (i32, i64)> {
+        let mut owners = BTreeMap::new();
         for number in [1, 2] {
-            let sql = format!(
-                "SELECT coalesce((SELECT epoch FROM wakala_shard.owner WHERE tenant_id = '{tenant}' AND state = 'owned'), 0)"
-            );
-            let epoch: i64 = self.rig.value(number, &sql).await.parse().unwrap();
-            if epoch > 0 {
-                owners.push((number, epoch));
+            let sql = "SELECT tenant_id::bigint, epoch FROM wakala_shard.owner WHERE state = 'owned'";
+            for row in self.rows(number, sql).await {
+                let tenant: i64 = row.get(0);
+                let other = owners.insert(tenant, (number, row.get(1)));
+                assert_eq!(other, None, "tenant {tenant} has two owners, the other is {:?}", owners[&tenant]);
             }
         }
-        assert_eq!(owners.len(), 1, "owners of tenant {tenant}: {owners:?}");
-        owners[0]
+        assert_eq!(owners.len(), MOVED.len() + STAYING.len(), "somebody has no owner: {owners:?}");
+        owners
+    }
+
+    /// A server that was killed may come up just now.
+    async fn rows(&self, number: i32, sql: &str) -> Vec<Row> {
+        for _ in 0..100 {
+            if let Ok(admin) = self.shared.admin(number).await
+                && let Ok(rows) = admin.query(sql, &[]).await
+            {
+                return rows;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("shard {number} does not answer");
     }
 
     /// Compares everything while nobody writes. No move may be under way.
     pub(crate) async fn check(&self) -> Vec<String> {
+        self.shared.hurry.send_replace(true);
         let _alone = tokio::time::timeout(Duration::from_secs(60), self.shared.gate.write()).await.unwrap();
+        self.shared.hurry.send_replace(false);
         writers::commit_prepared(&self.shared, "0 s").await;
-        let mut wrong = self.rig.leftovers().await;
-        for (tenant, stays) in
-            MOVED.iter().map(|tenant| (*tenant, None)).chain(STAYING.map(|(t, s)| (t, Some(s))))
-        {
-            let (number, epoch) = self.owner(tenant).await;
+        let mut wrong = Vec::new();
+        let owners = self.owners().await;
+        for number in [1, 2] {
+            wrong.extend(self.rows(number, LEFTOVERS).await.iter().map(|row| {
+                let what: String = row.get(0);
+                format!("shard {number}: {what}")
+            }));
+            for row in self.rows(number, ROWS).await {
+                let (table, tenant, rows): (&str, i64, i64) = (row.get(0), row.get(1), row.get(2));
+                if owners[&tenant].0 != number {
+                    wrong.push(format!("{rows} rows of tenant {tenant} in {table} on shard {number}"));
+                }
+            }
+        }
+        for (tenant, (number, epoch)) in owners {
             let found = self.rig.directory.find(&TenantId::from(tenant)).await.unwrap().unwrap();
             if (found.shard, found.epoch.get()) != (shard(number), epoch) {
                 wrong.push(format!(
                     "tenant {tenant} is on shard {number} in epoch {epoch}, and the directory says {found:?}"
                 ));
             }
-            if stays.is_some_and(|stays| (stays, 1) != (number, epoch)) {
+            let stays = STAYING.iter().find(|(stays, _)| *stays == tenant);
+            if stays.is_some_and(|(_, stays)| (*stays, 1) != (number, epoch)) {
                 wrong.push(format!("tenant {tenant} was moved to shard {number}, epoch {epoch}"));
             }
-            let client = self.rig.servers[place(number)].connect("shop", "app").await.unwrap();
+            let client = self.shared.admin(number).await.unwrap();
             wrong.extend(self.shared.ledger.check(&client, tenant, number).await);
-            for table in ["account", "entry", "thing"] {
-                let sql = format!("SELECT count(*) FROM {table} WHERE tenant_id = {tenant}");
-                let left = self.rig.value(3 - number, &sql).await;
-                if left != "0" {
-                    wrong.push(format!("{left} rows of tenant {tenant} in {table} on shard {}", 3 - number));
-                }
-            }
         }
         for disturbed in &self.shared.disturbed {
             disturbed.store(false, Ordering::SeqCst);

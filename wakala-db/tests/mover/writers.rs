@@ -7,34 +7,68 @@ use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
-use tokio::sync::RwLock;
+use tokio::sync::{Mutex, RwLock, watch};
 use tokio_postgres::Client;
-use wakala_testbed::PostgresAccess;
+use wakala_testbed::{PostgresAccess, TestbedError};
 
 use crate::ledger::{Fate, Ledger, Op, Thing};
 
 /// Each writer has its own range of keys of things.
-const KEYS: i64 = 6;
+const KEYS: i64 = 20;
 /// Accounts of a tenant from the beginning.
 pub(crate) const ACCOUNTS: u64 = 8;
 /// What a value must have to be stored apart from its row.
-const LONG: usize = 9_000;
+const LONG: usize = 3_000;
 /// A prepared transaction that is as old is nobody's any more.
-const IN_DOUBT: &str = "2 s";
+const IN_DOUBT: &str = "1 s";
 
 /// What writers and their judge share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) servers: [PostgresAccess; 2],
+    servers: [PostgresAccess; 2],
+    admins: [Mutex<Option<Arc<Client>>>; 2],
     pub(crate) ledger: Ledger,
     /// Shared by each transaction; whoever holds it alone, looks at databases that nobody writes to.
     pub(crate) gate: RwLock<()>,
+    /// Somebody waits for the gate: transactions that are held open are ended.
+    pub(crate) hurry: watch::Sender<bool>,
     pub(crate) stop: AtomicBool,
     /// A server was killed, so that connections break.
     pub(crate) disturbed: [AtomicBool; 2],
 }
 
 impl Shared {
+    pub(crate) fn new(servers: [PostgresAccess; 2]) -> Self {
+        Self {
+            servers,
+            admins: Default::default(),
+            ledger: Ledger::default(),
+            gate: RwLock::new(()),
+            hurry: watch::Sender::new(false),
+            stop: AtomicBool::new(false),
+            disturbed: Default::default(),
+        }
+    }
+
+    /// A session of the superuser on a shard, which is kept.
+    pub(crate) async fn admin(&self, shard: i32) -> Result<Arc<Client>, TestbedError> {
+        let mut admin = self.admins[place(shard)].lock().await;
+        match admin.as_ref().filter(|client| !client.is_closed()) {
+            Some(client) => Ok(Arc::clone(client)),
+            None => {
+                let client = Arc::new(self.servers[place(shard)].connect("shop", "postgres").await?);
+                *admin = Some(Arc::clone(&client));
+                Ok(client)
+            }
+        }
+    }
+
+    /// Keeps a transaction open.
+    async fn hold(&self, time: Duration) {
+        let mut hurry = self.hurry.subscribe();
+        let _ = tokio::time::timeout(time, hurry.wait_for(|hurry| *hurry)).await;
+    }
+
     fn is_disturbed(&self, shard: i32) -> bool {
         self.disturbed[place(shard)].load(Ordering::SeqCst)
     }
@@ -57,6 +91,7 @@ enum Kind {
     Savepoint,
     Several,
     ThingDelete,
+    ThingInsert,
     ThingNote,
     ThingTouch,
 }
@@ -112,19 +147,20 @@ impl Writer {
     pub(crate) async fn run(mut self, shared: Arc<Shared>) {
         while !shared.stop.load(Ordering::SeqCst) {
             let pause = Duration::from_millis(if self.bulk { 500 } else { 20 + self.below(60) });
-            {
-                let _gate = shared.gate.read().await;
-                let kind = self.choose();
-                if self.stale {
-                    self.shard = 3 - self.shard;
+            let kind = self.choose();
+            if self.stale {
+                self.shard = 3 - self.shard;
+            }
+            // A few times, as applications do.
+            for _ in 0..20 {
+                let done = {
+                    let _gate = shared.gate.read().await;
+                    self.attempt(&shared, kind).await
+                };
+                if done || shared.stop.load(Ordering::SeqCst) {
+                    break;
                 }
-                // A few times, as applications do.
-                for _ in 0..20 {
-                    if self.attempt(&shared, kind).await || shared.stop.load(Ordering::SeqCst) {
-                        break;
-                    }
-                    tokio::time::sleep(Duration::from_millis(4)).await;
-                }
+                tokio::time::sleep(Duration::from_millis(4)).await;
             }
             tokio::time::sleep(pause).await;
         }
@@ -135,17 +171,18 @@ impl Writer {
             return Kind::Bulk;
         }
         match self.below(100) {
-            0..20 => Kind::Post,
-            20..32 => Kind::Several,
-            32..42 => Kind::Async,
-            42..50 => Kind::Savepoint,
-            50..55 => Kind::Held,
-            55..60 => Kind::Prepared,
-            60..63 => Kind::NewAccount,
-            63..75 => Kind::ThingTouch,
-            75..83 => Kind::ThingNote,
-            83..90 => Kind::KeyChange,
-            90..96 => Kind::Reinsert,
+            0..18 => Kind::Post,
+            18..29 => Kind::Several,
+            29..39 => Kind::Async,
+            39..46 => Kind::Savepoint,
+            46..49 => Kind::Held,
+            49..53 => Kind::Prepared,
+            53..56 => Kind::NewAccount,
+            56..68 => Kind::ThingTouch,
+            68..75 => Kind::ThingNote,
+            75..86 => Kind::KeyChange,
+            86..91 => Kind::Reinsert,
+            91..98 => Kind::ThingInsert,
             _ => Kind::ThingDelete,
         }
     }
@@ -180,8 +217,8 @@ impl Writer {
         let (mut op, statements) = self.plan(shared, kind, id);
         write!(op.what, ", {isolation}, {}", if self.enters { "enters" } else { "guarded" }).unwrap();
         let hold = Duration::from_millis(match kind {
-            Kind::Held => 100 + self.below(700),
-            Kind::Prepared => self.below(300),
+            Kind::Held => 50 + self.below(400),
+            Kind::Prepared => self.below(150),
             _ => 0,
         });
         let (number, tenant, epoch) = (self.number, self.tenant, self.epoch);
@@ -209,7 +246,7 @@ impl Writer {
             let name = format!("op {id} of {number}");
             match client.batch_execute(&format!("PREPARE TRANSACTION '{name}'")).await {
                 Ok(()) => {
-                    tokio::time::sleep(hold).await;
+                    shared.hold(hold).await;
                     let end = if roll_back { "ROLLBACK" } else { "COMMIT" };
                     let ended = client.batch_execute(&format!("{end} PREPARED '{name}'")).await;
                     match ended {
@@ -221,7 +258,7 @@ impl Writer {
                 Err(error) => Err((fate(&error), Some(error))),
             }
         } else {
-            tokio::time::sleep(hold).await;
+            shared.hold(hold).await;
             client
                 .batch_execute("COMMIT")
                 .await
@@ -325,6 +362,8 @@ impl Writer {
             (!from.is_empty()).then(|| from[usize::try_from(chance % from.len() as u64).unwrap()].clone())
         };
         let (one, other) = (pick(&present, self.below(1_000)), pick(&absent, self.below(1_000)));
+        // Somewhere has to be free for keys that change.
+        let kind = if kind == Kind::ThingInsert && absent.len() < 4 { Kind::ThingDelete } else { kind };
         self.with_thing(kind, &mut op, &mut sql, one, other);
         (op, sql)
     }
@@ -347,7 +386,12 @@ impl Writer {
         };
         let is_thing = matches!(
             kind,
-            Kind::KeyChange | Kind::Reinsert | Kind::ThingDelete | Kind::ThingNote | Kind::ThingTouch
+            Kind::KeyChange
+                | Kind::Reinsert
+                | Kind::ThingDelete
+                | Kind::ThingInsert
+                | Kind::ThingNote
+                | Kind::ThingTouch
         );
         match (kind, one, absent) {
             (Kind::ThingTouch, Some((key, Some(thing))), _) => {
@@ -455,8 +499,8 @@ pub(crate) async fn end_doubt(shared: Arc<Shared>) {
 }
 
 pub(crate) async fn commit_prepared(shared: &Shared, age: &str) {
-    for server in &shared.servers {
-        let Ok(client) = server.connect("shop", "postgres").await else { continue };
+    for number in [1, 2] {
+        let Ok(client) = shared.admin(number).await else { continue };
         let sql = format!("SELECT gid FROM pg_prepared_xacts WHERE prepared < now() - interval '{age}'");
         let Ok(rows) = client.query(&sql, &[]).await else { continue };
         for row in rows {

@@ -137,6 +137,7 @@ fn meaning(answer: &ServerError) -> (ErrorKind, Retry, &'static str) {
             safe,
             "; another process reads this stream: wait for it, or end that process",
         ),
+        "42710" => (ErrorKind::Conflict, Retry::Never, "; whose is it?"),
         "42704" if says("replication slot") => (
             ErrorKind::NotFound,
             Retry::Never,
@@ -195,6 +196,7 @@ mod tests {
                 Retry::Never,
             ),
             ("58P01", "requested WAL segment 0A has already been removed", "", Conflict, Retry::Never),
+            ("42710", "replication slot \"s\" already exists", "", Conflict, Retry::Never),
             ("55000", "logical decoding requires wal_level >= logical", "", InvalidConfig, Retry::Never),
             ("42501", "must be superuser or replication role to start walsender", "", Denied, Retry::Never),
             ("28P01", "password authentication failed", "", Denied, Retry::Never),

@@ -3,18 +3,25 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio_postgres::Client;
 use tokio_postgres::types::{PgLsn, Type};
+use tokio_postgres::{Client, Config, SimpleQueryMessage};
 use wakala_core::{Error, ErrorKind, Result, Retry};
 
+use super::failure::Failure;
+use super::wire::{Secure, Wire};
 use crate::config::quoted;
 use crate::error::Call;
+use crate::mover::snapshot::Snapshot;
 use crate::mover::table::Table;
-use crate::mover::tenant::Tenants;
+use crate::mover::tenant::{Tenants, literal};
 
 /// How long a process that holds a slot has to let go of it, once it was told to end.
 const LET_GO: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(20);
+/// How long what the log has may not be seen.
+const SHOWN: Duration = Duration::from_secs(60);
+/// How long the server has to hang up.
+const PARTING: Duration = Duration::from_secs(5);
 
 /// What the server says of a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,24 +40,68 @@ pub(crate) struct SlotFacts {
     pub(crate) invalidation: Option<String>,
 }
 
-/// Makes a slot whose changes begin at the position that is returned. It waits for all transactions that are open, also
-/// those of other databases of the server: the caller sets the limit. Not idempotent, so that a slot is never taken for
-/// one that was made before.
+/// Makes a slot whose changes begin at the position that is returned; whatever snapshot is taken from now on sees all
+/// before it. It waits for all transactions that are open, also those of other databases of the server: the caller sets
+/// the limit. Not idempotent, so that a slot is never taken for one that was made before. `client` is a session on the
+/// database, in no transaction.
 ///
 /// # Errors
 /// `Conflict` where there is one of the name, `InvalidConfig` where `wal_level` is too low, `Unavailable` where
 /// `max_replication_slots` is reached, `Denied` without REPLICATION.
-pub(crate) async fn create_slot(client: &Client, name: &str) -> Result<PgLsn> {
+pub(crate) async fn create_slot(
+    config: &Config,
+    tls: Option<&dyn Secure>,
+    client: &Client,
+    name: &str,
+) -> Result<PgLsn> {
+    let failed = |failure: Failure| failure.into_error(name);
+    let mut wire = Wire::connect(config, tls).await.map_err(failed)?;
+    // It shows what is before the beginning, until the next command on this connection.
+    let command = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput", quoted(name));
+    let rows = wire.query(&command).await.map_err(failed)?;
+    let odd = || failed(Failure::Protocol("an odd answer to CREATE_REPLICATION_SLOT".into()));
+    let mut row = rows.into_iter().next().ok_or_else(odd)?.into_iter().skip(1).flatten();
+    let at = row.next().and_then(|text| text.parse().ok()).ok_or_else(odd)?;
+    let exported = row.next().ok_or_else(odd)?;
+    let before = shown(client, name, &exported).await?;
+    wire.close(PARTING).await;
+    seen(client, name, &before).await?;
+    Ok(at)
+}
+
+/// What a snapshot that another session holds sees.
+async fn shown(client: &Client, name: &str, exported: &str) -> Result<Snapshot> {
     let call = Call { operation: "create_slot", subject: format!("slot {name}"), writes: true };
-    let rows = client
-        .query_typed(
-            "SELECT lsn FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')",
-            &[(&name, Type::NAME)],
-        )
-        .await
-        .map_err(|error| call.failed(error))?;
-    let row = rows.first().ok_or_else(|| call.odd_answer("without a row"))?;
-    row.try_get(0).map_err(|error| call.failed(error))
+    let sql = format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}; \
+         SELECT pg_catalog.pg_current_snapshot(); COMMIT",
+        literal(exported)
+    );
+    let answer = client.simple_query(&sql).await.map_err(|error| call.failed(error))?;
+    let text = answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    text.ok_or_else(|| call.odd_answer("no snapshot"))?.parse()
+}
+
+/// Waits until a transaction that is in the log before the slot begins can be seen. It is in the log a moment before, and
+/// where it waits for a synchronous standby, a long one. A copy that does not see it would not have it, and neither would
+/// the stream.
+async fn seen(client: &Client, name: &str, before: &Snapshot) -> Result<()> {
+    let begun = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    while !Snapshot::current(client).await?.sees_all_of(before) {
+        if begun.elapsed() > SHOWN {
+            let message = "the server does not show transactions that its log has; do they wait for a synchronous standby?";
+            return Err(Error::new(ErrorKind::Unavailable, "create_slot", message)
+                .on(format!("slot {name}"))
+                .with_retry(Retry::Safe { after: None }));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+    Ok(())
 }
 
 /// Removes a slot of a move. Whoever still reads it, which only a mover does that was taken over from, is ended first.

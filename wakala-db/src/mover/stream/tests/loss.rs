@@ -123,7 +123,7 @@ async fn a_slot_that_is_gone_or_not_the_one_that_it_was_is_never_read() {
     let beyond = PgLsn::from(u64::from(end) + (1 << 40));
     let beyond = place.open(&tables, beyond).await.unwrap_err();
     drop_slot(&place.client, &place.slot()).await.unwrap();
-    create_slot(&place.client, &place.slot()).await.unwrap();
+    place.create_slot().await.unwrap();
     let anew = place.open(&tables, end).await.unwrap_err();
     for (error, words) in [(ahead, "goes on at"), (beyond, "older copy"), (anew, "made anew")] {
         assert_eq!((error.kind(), error.retry()), (ErrorKind::Conflict, Retry::Never), "{error}");
@@ -185,7 +185,7 @@ async fn a_server_without_logical_decoding_says_so() {
     let place = Place::on(&server).await;
     place.run("CREATE TABLE t (tenant int PRIMARY KEY)").await;
     let tables = [place.table("public", "t").await];
-    let of_slot = create_slot(&place.client, &place.slot()).await.unwrap_err();
+    let of_slot = place.create_slot().await.unwrap_err();
     let of_stream = place.open(&tables, 0.into()).await.unwrap_err();
     for error in [of_slot, of_stream] {
         assert_eq!((error.kind(), error.retry()), (ErrorKind::InvalidConfig, Retry::Never), "{error}");

@@ -121,7 +121,11 @@ impl Place {
     /// The tables `public.t…`, published for tenant 1, with a slot.
     async fn published(&self, tables: &[Table]) -> PgLsn {
         assert!(create_publication(&self.client, "Wakala p", tables, &tenants(&["1"])).await.unwrap());
-        create_slot(&self.client, &self.slot()).await.unwrap()
+        self.create_slot().await.unwrap()
+    }
+
+    async fn create_slot(&self) -> Result<PgLsn> {
+        create_slot(&self.config(), None, &self.client, &self.slot()).await
     }
 
     async fn open(&self, tables: &[Table], from: PgLsn) -> Result<ChangeStream> {

@@ -12,11 +12,11 @@ async fn a_slot_is_made_once_and_removed_any_number_of_times() {
     let place = Place::fresh().await;
     let slot = place.slot();
     assert_eq!(slot_facts(&place.client, &slot).await.unwrap(), None);
-    let at = create_slot(&place.client, &slot).await.unwrap();
+    let at = place.create_slot().await.unwrap();
     let facts = place.facts().await;
     assert_eq!((facts.confirmed_flush, facts.active_pid), (Some(at), None));
     assert_eq!((facts.wal_status.as_deref(), facts.invalidation), (Some("reserved"), None));
-    let error = create_slot(&place.client, &slot).await.unwrap_err();
+    let error = place.create_slot().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     drop_slot(&place.client, &slot).await.unwrap();
     drop_slot(&place.client, &slot).await.unwrap();
@@ -31,7 +31,7 @@ async fn a_slot_waits_for_open_transactions_and_can_be_given_up() {
     let other = place.access.connect(&place.database, ROLE).await.unwrap();
     other.batch_execute("BEGIN; INSERT INTO t VALUES (1, 1)").await.unwrap();
     let slot = place.slot();
-    timeout(Duration::from_millis(500), create_slot(&place.client, &slot)).await.unwrap_err();
+    timeout(Duration::from_millis(500), place.create_slot()).await.unwrap_err();
     // It is being made still; its removal ends that.
     let remover = place.access.connect(&place.database, ROLE).await.unwrap();
     drop_slot(&remover, &slot).await.unwrap();
