@@ -22,6 +22,8 @@ use super::tenant::literal;
 
 /// What is buffered before it is written, in bytes.
 const BATCH: usize = 4 << 20;
+/// What is written before it is made durable, though more waits already, in bytes: a crash repeats at most that.
+const LONG: usize = 64 << 20;
 /// The log that passes without anything of the move before that is written down, in bytes.
 const IDLE: u64 = 1 << 20;
 /// What is held back of transactions that a snapshot does not see, in bytes.
@@ -105,6 +107,8 @@ pub(crate) struct Link {
     seen: PgLsn,
     /// Whether something between the two is to be written: rows, or statements.
     dirty: bool,
+    /// Of this, in bytes.
+    written: usize,
     also: Vec<String>,
     /// The one that came in part.
     transaction: Option<Transaction>,
@@ -147,6 +151,7 @@ impl Link {
             applied,
             seen: applied,
             dirty: false,
+            written: 0,
             also: Vec::new(),
             transaction: None,
             tokens: Vec::new(),
@@ -227,6 +232,9 @@ impl Link {
         {
             self.write().await?;
             return Ok(Some(Ended::Stopped));
+        }
+        if self.written >= LONG {
+            self.write().await?;
         }
         Ok(None)
     }
@@ -365,6 +373,7 @@ impl Link {
             }
         }
         if self.applier.buffered_bytes() >= BATCH {
+            self.written += self.applier.buffered_bytes();
             self.applier.flush().await?;
         }
         Ok(())
@@ -426,6 +435,7 @@ impl Link {
             self.applier.commit(self.seen, &std::mem::take(&mut self.also)).await?;
             self.applied = self.seen;
             self.dirty = false;
+            self.written = 0;
             self.stream.confirm(self.applied);
         }
         Ok(())
