@@ -162,6 +162,23 @@ async fn a_lost_reply_is_a_broken_connection_after_a_commit() {
 }
 
 #[tokio::test]
+async fn a_reply_is_held_back_on_one_connection() {
+    let server = with_table().await;
+    let link = server.link().unwrap();
+    let through = server.at_port(link.port());
+    let client = through.connect("shop", "app").await.unwrap();
+    link.hold_reply_at("comes later");
+    let answer = tokio::spawn(async move { client.simple_query("SELECT 'comes ' || 'later'").await });
+    link.reply_held().await.unwrap();
+    // Others go on, and the text is looked for once.
+    let other = through.connect("shop", "app").await.unwrap();
+    other.simple_query("SELECT 'comes ' || 'later'").await.unwrap();
+    assert!(!answer.is_finished(), "it came");
+    link.restore().await.unwrap();
+    answer.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn nothing_is_left_of_a_dropped_server() {
     let server = with_table().await;
     let bouncer = PgBouncer::builder(&server).start().await.unwrap();

@@ -163,14 +163,23 @@ impl Daemon {
 
     /// Kills the server and its children where they stand.
     pub(crate) async fn kill(&self) -> Result<(), TestbedError> {
+        let mut processes = Vec::new();
         if let Some(pid) = self.pid().await? {
             // Stopped, it starts no children while they are listed, and sees none of them end.
             self.signal(pid, Signal::STOP)?;
-            let processes: Vec<Pid> = children(pid).chain([pid]).collect();
-            for process in processes {
-                self.signal(process, Signal::KILL)?;
+            processes.extend(children(pid).chain([pid]));
+            for process in &processes {
+                self.signal(*process, Signal::KILL)?;
             }
         }
+        // A child that is not gone yet holds the memory that they share, and the next server does not start beside it.
+        wait_until(&format!("end of the children of {}", self.command.name), DEADLINE, || async {
+            match processes.iter().find(|process| is_alive(**process)) {
+                Some(process) => Err(format!("process {process} is there").into()),
+                None => Ok(()),
+            }
+        })
+        .await?;
         self.wait_ended().await
     }
 
@@ -267,6 +276,16 @@ fn children(parent: Pid) -> impl Iterator<Item = Pid> {
     })
 }
 
+/// Whether it is there, and not only its parent's to bury.
+fn is_alive(process: Pid) -> bool {
+    fs::read_to_string(format!("/proc/{}/stat", process.as_raw_pid()))
+        .is_ok_and(|stat| state_in(&stat).is_some_and(|state| !matches!(state, "Z" | "X")))
+}
+
+fn state_in(stat: &str) -> Option<&str> {
+    stat.rsplit_once(')')?.1.split_whitespace().next()
+}
+
 /// The parent's id in a `/proc/<pid>/stat`, whose second field may hold blanks and parentheses of its own.
 fn parent_in(stat: &str) -> Option<i32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
@@ -280,5 +299,7 @@ mod tests {
     fn a_name_with_parentheses_does_not_hide_the_parent() {
         assert_eq!(parent_in("42 (postgres: (a) b) S 7 42 42 0"), Some(7));
         assert_eq!(parent_in(""), None);
+        assert_eq!(state_in("42 (postgres: (a) b) Z 7 42 42 0"), Some("Z"));
+        assert!(is_alive(Pid::from_raw(i32::try_from(std::process::id()).unwrap()).unwrap()));
     }
 }

@@ -34,7 +34,8 @@ struct Shared {
     /// What the accepting side has made of the state: whether it listens.
     listening: watch::Sender<bool>,
     lose_reply_to: Mutex<Option<Vec<u8>>>,
-    freeze_before: Mutex<Option<Vec<u8>>>,
+    hold_reply_at: Mutex<Option<Vec<u8>>>,
+    held: watch::Sender<bool>,
     replies_lost: watch::Sender<u32>,
 }
 
@@ -59,7 +60,8 @@ impl Link {
             state: watch::Sender::new(State::Open),
             listening: watch::Sender::new(false),
             lose_reply_to: Mutex::default(),
-            freeze_before: Mutex::default(),
+            hold_reply_at: Mutex::default(),
+            held: watch::Sender::new(false),
             replies_lost: watch::Sender::new(0),
         });
         let own = free_port()?;
@@ -116,6 +118,7 @@ impl Link {
     ///
     /// [`TestbedError::Timeout`] if the port cannot be listened on again.
     pub async fn restore(&self) -> Result<(), TestbedError> {
+        self.shared.held.send_replace(false);
         self.change(State::Open).await
     }
 
@@ -131,28 +134,28 @@ impl Link {
         *self.shared.replies_lost.borrow()
     }
 
-    /// Freezes the link when the server sends `text`: what it sent before arrives, and nothing else. Once.
+    /// Holds a connection back when the server sends `text` on it: what it sent before arrives, and nothing else of it,
+    /// until the link is [restored](Self::restore). Once.
     ///
     /// Answers are looked at as they come, 64 KiB at a time: a text that is cut in two is not found.
-    pub fn freeze_before(&self, text: &str) {
-        *self.shared.freeze_before.lock().unwrap_or_else(PoisonError::into_inner) =
+    pub fn hold_reply_at(&self, text: &str) {
+        *self.shared.hold_reply_at.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(text.as_bytes().to_vec());
     }
 
-    /// Waits until the link is frozen.
+    /// Waits until a connection is held back.
     ///
     /// # Errors
     ///
-    /// [`TestbedError::Timeout`] if it is not, after ten seconds.
-    pub async fn frozen(&self) -> Result<(), TestbedError> {
-        let mut state = self.shared.state.subscribe();
-        let frozen = state.wait_for(|state| *state == State::Frozen);
-        match tokio::time::timeout(LIMIT, frozen).await {
+    /// [`TestbedError::Timeout`] if none is, after ten seconds.
+    pub async fn reply_held(&self) -> Result<(), TestbedError> {
+        let mut held = self.shared.held.subscribe();
+        match tokio::time::timeout(LIMIT, held.wait_for(|held| *held)).await {
             Ok(_) => Ok(()),
             Err(_) => Err(TestbedError::Timeout {
-                what: format!("link at port {} to be frozen", self.port),
+                what: format!("a connection of the link at port {} to be held back", self.port),
                 waited: LIMIT,
-                last: "it is not".to_owned(),
+                last: "none is".to_owned(),
             }),
         }
     }
@@ -281,11 +284,12 @@ async fn replies(
         }
         pass(shared).await;
         let mut rest = &buffer[..length];
-        if let Some(place) = find_match(&shared.freeze_before, rest) {
+        if let Some(place) = find_match(&shared.hold_reply_at, rest) {
             to.write_all(&rest[..place]).await?;
             rest = &rest[place..];
-            shared.state.send_replace(State::Frozen);
-            pass(shared).await;
+            shared.held.send_replace(true);
+            let mut held = shared.held.subscribe();
+            let _ = held.wait_for(|held| !held).await;
         }
         to.write_all(rest).await?;
     }

@@ -57,15 +57,15 @@ async fn a_transaction_that_came_in_part_is_not_applied_in_part() {
     let mut mover = rig.mover_through(&link, "part", &[2]).await.with_options(patient());
     mover.prepare().await.unwrap();
     let (moving, _stop) = following(mover);
-    link.freeze_before("behind the freeze");
+    link.hold_reply_at("comes later");
     let app = rig.app(1).await;
     let account = "INSERT INTO account (tenant_id, owner) VALUES (2,";
     let sql = format!(
-        "BEGIN; {account} 'before'); {account} 'behind the freeze');
+        "BEGIN; {account} 'before'); {account} 'comes later');
          DELETE FROM entry WHERE tenant_id = 2 AND amount = 1; COMMIT"
     );
     app.batch_execute(&sql).await.unwrap();
-    link.frozen().await.unwrap();
+    link.reply_held().await.unwrap();
     let part = "SELECT count(*) FROM account WHERE owner = 'before'";
     for _ in 0..60 {
         assert_eq!(rig.value(2, part).await, "0", "a part of a transaction was made durable");
