@@ -23,6 +23,18 @@ mod config;
 #[cfg(feature = "client")]
 #[allow(dead_code, reason = "each feature needs a part of it")]
 mod error;
+#[cfg(feature = "metrics")]
+mod metrics;
+#[cfg(feature = "client")]
+#[allow(dead_code, reason = "each feature needs a part of it")]
+mod permissions;
+#[cfg(feature = "client")]
+#[allow(dead_code, reason = "each feature needs a part of it")]
+mod slot;
 
 #[cfg(feature = "client")]
 pub use config::{NodeAddress, RedisAccess, RedisTls};
+#[cfg(feature = "metrics")]
+pub use metrics::{RedisMetrics, RedisQueue};
+#[cfg(feature = "client")]
+pub use permissions::{redis_acl, redis_acl_rules, sentinel_acl};
