@@ -41,6 +41,14 @@ async fn write(node: &Node, text: &str) -> Result<Value> {
     node.command(&call(true), words(text)).await
 }
 
+async fn ended(connection: &Connection) {
+    wait_until("the end of a connection", MINUTE, || async {
+        connection.driver.is_finished().then_some(()).ok_or_else(|| "it is open".into())
+    })
+    .await
+    .unwrap();
+}
+
 #[track_caller]
 fn is(error: &Error, kind: ErrorKind, retry: Retry, hint: &str) {
     assert_eq!((error.kind(), error.retry()), (kind, retry), "{error:?}");
@@ -82,6 +90,12 @@ async fn a_server_that_was_killed_is_found_again() {
     is(&write(&node, "SET a 2").await.unwrap_err(), ErrorKind::Unavailable, SAFE, "cannot be reached");
     server.start().await.unwrap();
     assert_eq!(read(&node, "GET a").await.unwrap(), Value::BulkString(b"1".to_vec()));
+
+    // A connection that is known to be gone is not used: even a write need not fail.
+    let (connection, _) = node.connection(&call(false)).await.unwrap();
+    server.command(&["CLIENT", "KILL", "TYPE", "normal"]).await.unwrap();
+    ended(&connection).await;
+    write(&node, "SET a 3").await.unwrap();
 
     // Between two looks: however early the loss is known, a look is answered.
     for _ in 0..10 {
@@ -235,6 +249,11 @@ async fn a_server_that_wants_a_certificate_says_so_and_gets_one() {
         assert!([ErrorKind::InvalidConfig, ErrorKind::Unavailable].contains(&error.kind()), "{error:?}");
         assert!(error.to_string().contains("with_certificate"), "{error:?}");
     }
+    // Heard also where nothing has been asked yet.
+    let without = node(server.port(), RedisAccess::new().with_tls(authority()));
+    let (connection, _) = without.connection(&call(false)).await.unwrap();
+    ended(&connection).await;
+    assert!(connection.opening().tls.is_some(), "{:?}", connection.opening());
     // The server's own will do: it is of the authority.
     let file = |name: &str| std::fs::read_to_string(server.folder().join(name)).unwrap();
     let tls = authority().with_certificate(&file("server.crt"), &file("server.key")).unwrap();

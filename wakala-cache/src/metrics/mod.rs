@@ -216,7 +216,7 @@ impl RedisMetrics {
         self
     }
 
-    /// How long one node may take, a new connection included; 5 seconds as given.
+    /// How long one node may take, a new connection (nine tenths of it at most) included; 5 seconds as given.
     #[must_use]
     pub fn with_limit(mut self, limit: Duration) -> Self {
         self.limit = limit;

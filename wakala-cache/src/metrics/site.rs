@@ -346,7 +346,8 @@ impl Lookout {
     fn node(&self, address: &NodeAddress, access: &RedisAccess) -> Node {
         let make = || {
             let access = access.clone();
-            let limit = access.connect_limit.min(self.limit);
+            // A connection that is not to be had shall be told as that, and not as an answer that did not come.
+            let limit = access.connect_limit.min(self.limit / 10 * 9);
             Node::new(address.clone(), access.with_connect_limit(limit))
         };
         self.nodes().entry(address.clone()).or_insert_with(make).clone()

@@ -31,7 +31,8 @@ async fn fill(cluster: &RedisCluster) {
 
 #[tokio::test]
 async fn all_nodes_are_found_from_one_and_queues_where_they_are() {
-    let cluster = RedisCluster::builder(3).with_replicas(1).start().await.unwrap();
+    let long = Duration::from_secs(60);
+    let cluster = RedisCluster::builder(3).with_replicas(1).with_node_timeout(long).start().await.unwrap();
     fill(&cluster).await;
     // A replica, which knows all the others.
     let source = source(&cluster.node(5));
@@ -55,6 +56,12 @@ async fn all_nodes_are_found_from_one_and_queues_where_they_are() {
     let (used, answered, expected) = covered(&source, "redis.memory_used_ratio").await;
     assert!(used > 0.1 && (answered, expected) == (1, 3), "{used}: only one has a limit");
     assert_eq!(source.unanswered().await, None);
+
+    // A copy that is not there is not one that is up to date.
+    cluster.node(3).kill().await.unwrap();
+    until(&source, "redis.replication_lag_bytes", |seen| seen == Some((0.0, 2, 3))).await;
+    until(&source, of("redis.nodes", "role", "replica"), |seen| seen == Some((2.0, 2, 3))).await;
+    assert!(source.unanswered().await.unwrap().contains(&at(cluster.node(3).port()).to_string()));
 }
 
 #[tokio::test]

@@ -30,15 +30,37 @@ async fn a_server_that_was_restarted_is_found_again_at_once() {
 #[tokio::test]
 async fn a_frozen_server_ends_the_look_by_its_time() {
     let server = RedisServer::builder().start().await.unwrap();
-    let source = metrics(&server).with_limit(Duration::from_millis(300));
-    value(&source, "redis.keys").await.unwrap();
+    let source = metrics(&server).with_limit(Duration::from_secs(1));
+    until(&source, "redis.keys", |seen| seen.is_some()).await;
     server.freeze().await.unwrap();
-    // The connection that there is, and then a new one.
+    // The connection that there is, and then a new one, which the system takes for the server.
     for _ in 0..2 {
         let error = ask(&source, "redis.keys").await.unwrap_err();
-        is(&error, ErrorKind::DeadlineExceeded, SAFE, &["after 300ms", "frozen or overloaded"]);
+        is(&error, ErrorKind::DeadlineExceeded, SAFE, &["no answer after 1s", "frozen or overloaded"]);
     }
+    let known = RedisAccess::new().with_password("word");
+    let login =
+        quick(RedisMetrics::server("here", at(server.port()), known)).with_limit(Duration::from_secs(1));
+    let error = ask(&login, "redis.keys").await.unwrap_err();
+    is(&error, ErrorKind::DeadlineExceeded, SAFE, &["no connection after 900ms", "frozen or overloaded"]);
     server.thaw().await.unwrap();
+    until(&source, "redis.keys", |seen| seen.is_some()).await;
+}
+
+#[tokio::test]
+async fn the_time_of_a_look_is_that_of_all_its_questions() {
+    let server = RedisServer::builder().start().await.unwrap();
+    let mut client = server.connect().await.unwrap();
+    let blocking = tokio::spawn(async move {
+        loop {
+            redis::cmd("DEBUG").arg("SLEEP").arg(0.3).exec_async(&mut client).await.unwrap();
+        }
+    });
+    // Each answer comes in time, and all of them together do not.
+    let source = metrics(&server).with_pings(20).with_limit(Duration::from_secs(2));
+    let error = ask(&source, "redis.keys").await.unwrap_err();
+    is(&error, ErrorKind::DeadlineExceeded, SAFE, &["no answer after 2s"]);
+    blocking.abort();
     until(&source, "redis.keys", |seen| seen.is_some()).await;
 }
 
