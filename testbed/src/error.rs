@@ -81,13 +81,13 @@ impl fmt::Debug for TestbedError {
 }
 
 impl TestbedError {
-    #[cfg(any(feature = "kubernetes", feature = "postgres"))]
+    #[cfg(any(feature = "kubernetes", feature = "postgres", feature = "redis"))]
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }
     }
 
-    #[cfg(any(feature = "kubernetes", feature = "postgres"))]
+    #[cfg(any(feature = "kubernetes", feature = "postgres", feature = "redis"))]
     pub(crate) fn api<E>(what: impl Into<String>) -> impl FnOnce(E) -> Self
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>>,

@@ -10,9 +10,10 @@ use std::sync::{Mutex, PoisonError};
 use rustix::process::Signal;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use crate::postgres::{
-    Daemon, Link, PostgresAccess, PostgresServer, SUPERUSER, ServerFolder, check_plain, program,
-};
+use crate::account::Account;
+use crate::daemon::{Daemon, ServerFolder};
+use crate::link::Link;
+use crate::postgres::{PostgresAccess, PostgresServer, SUPERUSER, check_plain, program};
 use crate::process::free_port;
 use crate::{TestbedError, wait_until};
 
@@ -164,7 +165,7 @@ impl PgBouncer {
 
     async fn start_once(builder: &PgBouncerBuilder) -> Result<Self, TestbedError> {
         let program = program("pgbouncer")?;
-        let folder = ServerFolder::create()?;
+        let folder = ServerFolder::create(Account::for_servers()?)?;
         let random = RandomState::new();
         let password = format!("{:016x}{:016x}", random.hash_one(0), random.hash_one(1));
         folder.write(USERS, &users(&builder.server, &password).await?)?;

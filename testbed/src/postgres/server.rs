@@ -8,10 +8,11 @@ use rustix::process::Signal;
 
 use super::access::PostgresAccess;
 use super::builder::{PostgresBuilder, SUPERUSER};
-use super::daemon::{Daemon, ServerFolder};
 use super::install::postgres_folder;
-use super::link::Link;
 use crate::TestbedError;
+use crate::account::Account;
+use crate::daemon::{Daemon, ServerFolder};
+use crate::link::Link;
 use crate::process::free_port;
 
 const START_ATTEMPTS: u32 = 3;
@@ -74,10 +75,10 @@ impl PostgresServer {
 
     async fn start_once(builder: &PostgresBuilder) -> Result<Self, TestbedError> {
         let binaries = postgres_folder()?;
-        let folder = ServerFolder::create()?;
+        let folder = ServerFolder::create(Account::for_servers()?)?;
         let data = folder.path.join("data");
         fs::create_dir(&data).map_err(TestbedError::io(format!("cannot create {}", data.display())))?;
-        super::install::Account::own(folder.account, &data)?;
+        Account::own(folder.account, &data)?;
         let random = RandomState::new();
         let password = format!("{:016x}{:016x}", random.hash_one(0), random.hash_one(1));
         let password_file = folder.write("password", &password)?;

@@ -4,17 +4,19 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+#[cfg(feature = "postgres")]
+use std::process::Command;
+use std::process::ExitStatus;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::install::Account;
+use crate::account::Account;
 use crate::process::{ServerCommand, Supervised};
 use crate::{TestbedError, wait_until};
 
-const SUPERVISE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/postgres/supervise.sh");
+const SUPERVISE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/supervise.sh");
 /// Keeps the folder with data, configuration and logs after the end, for looking at it.
 const KEEP_VARIABLE: &str = "WAKALA_TESTBED_KEEP";
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -30,8 +32,8 @@ pub(crate) struct ServerFolder {
 }
 
 impl ServerFolder {
-    pub(crate) fn create() -> Result<Self, TestbedError> {
-        let account = Account::for_servers()?;
+    /// For servers that run as `account`; as we ourselves where that is `None`.
+    pub(crate) fn create(account: Option<Account>) -> Result<Self, TestbedError> {
         let folder = tempfile::Builder::new()
             .prefix("wakala-testbed-")
             .tempdir()
@@ -75,6 +77,7 @@ impl ServerFolder {
     }
 
     /// Runs a program that ends by itself.
+    #[cfg(feature = "postgres")]
     pub(crate) fn run(&self, program: &Path, arguments: &[&str]) -> Result<(), TestbedError> {
         let what = || format!("cannot run {}", program.display());
         let output = Command::new("setpriv")
