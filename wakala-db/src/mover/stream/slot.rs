@@ -11,6 +11,7 @@ use super::failure::Failure;
 use super::wire::{Secure, Wire};
 use crate::config::quoted;
 use crate::error::Call;
+use crate::mover::registry::one;
 use crate::mover::snapshot::Snapshot;
 use crate::mover::table::Table;
 use crate::mover::tenant::{Tenants, literal};
@@ -18,6 +19,8 @@ use crate::mover::tenant::{Tenants, literal};
 /// How long a process that holds a slot has to let go of it, once it was told to end.
 const LET_GO: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(20);
+/// How long a statement may take to look which publications its table is in.
+const STATEMENTS: Duration = Duration::from_secs(1);
 /// How long what the log has may not be seen.
 const SHOWN: Duration = Duration::from_secs(60);
 /// How long the server has to hang up.
@@ -244,12 +247,51 @@ fn publication(name: &str, tables: &[Table], tenants: Option<&Tenants>) -> Strin
 
 /// Removes a publication. Idempotent.
 ///
+/// Whoever changes a row looks which publications its table is in, and then looks up each of them: one that goes in
+/// between is an error of that statement ("cache lookup failed for publication"), whosever row it is. So its tables leave
+/// it first, and it goes when no statement is at work that may still know it of them.
+///
 /// # Errors
 /// `Denied` where it is another role's.
 pub(crate) async fn drop_publication(client: &Client, name: &str) -> Result<()> {
     let call = Call { operation: "drop_publication", subject: format!("publication {name}"), writes: true };
+    let failed = |error| call.failed(error);
+    let tables = "SELECT pg_catalog.string_agg(pg_catalog.format('ONLY %I.%I', n.nspname, c.relname), ', ') \
+         FROM pg_catalog.pg_publication AS p \
+             JOIN pg_catalog.pg_publication_rel AS r ON r.prpubid = p.oid \
+             JOIN pg_catalog.pg_class AS c ON c.oid = r.prrelid \
+             JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE p.pubname = $1";
+    let rows = client.query_typed(tables, &[(&name, Type::NAME)]).await.map_err(failed)?;
+    let tables: Option<String> = rows.first().map_or(Ok(None), |row| row.try_get(0)).map_err(failed)?;
+    if let Some(tables) = tables {
+        let sql = format!("ALTER PUBLICATION {} DROP TABLE {tables}", quoted(name));
+        client.batch_execute(&sql).await.map_err(failed)?;
+        let sql = "SELECT pg_catalog.clock_timestamp()::pg_catalog.text";
+        let row = one(&call, client.query_typed(sql, &[]).await)?;
+        wait_for_statements(client, &call, row.try_get(0).map_err(failed)?).await?;
+    }
     let sql = format!("DROP PUBLICATION IF EXISTS {}", quoted(name));
-    client.batch_execute(&sql).await.map_err(|error| call.failed(error))
+    client.batch_execute(&sql).await.map_err(failed)
+}
+
+/// Until the statements that were at work at that time have ended, or have had all the time in the world for what they do
+/// first.
+async fn wait_for_statements(client: &Client, call: &Call, since: &str) -> Result<()> {
+    // Who waits for a lock or for a client is not in the midst of a look at the catalog.
+    let sql = "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity \
+         WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid() AND state = 'active' \
+             AND backend_type = 'client backend' AND coalesce(wait_event_type, '') NOT IN ('Client', 'Lock') \
+             AND query_start <= $1::pg_catalog.text::pg_catalog.timestamptz";
+    let begun = Instant::now();
+    loop {
+        // Without the right to see what others do, this is all the time that they have.
+        tokio::time::sleep(POLL / 2).await;
+        let row = one(call, client.query_typed(sql, &[(&since, Type::TEXT)]).await)?;
+        let left: i64 = row.try_get(0).map_err(|error| call.failed(error))?;
+        if left == 0 || begun.elapsed() > STATEMENTS {
+            return Ok(());
+        }
+    }
 }
 
 fn code(error: &tokio_postgres::Error) -> &str {

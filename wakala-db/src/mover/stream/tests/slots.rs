@@ -1,6 +1,11 @@
 //! Slots and publications are made and removed.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
+
+const ROUNDS: u32 = 300;
 
 async fn plain_table(place: &Place) -> [Table; 1] {
     place.run("CREATE TABLE t (tenant int, id int, PRIMARY KEY (tenant, id))").await;
@@ -53,6 +58,38 @@ async fn removing_a_slot_ends_its_reader() {
     drop_slot(&place.client, &place.slot()).await.unwrap();
     assert_eq!(slot_facts(&place.client, &place.slot()).await.unwrap(), None);
     assert_eq!(failure(&mut stream).await.kind(), ErrorKind::Unavailable);
+}
+
+/// Seen in a long run of moves: a statement of somebody who had nothing to do with the move failed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publication_goes_while_rows_are_changed() {
+    let server = settings().start().await.unwrap();
+    let place = Place::on(&server).await;
+    let tables = plain_table(&place).await;
+    place.run("INSERT INTO t SELECT 2, n FROM generate_series(1, 8) AS n").await;
+    let over = Arc::new(AtomicBool::new(false));
+    let mut writers = Vec::new();
+    for id in 1..=8 {
+        let client = place.access.connect(&place.database, ROLE).await.unwrap();
+        let over = Arc::clone(&over);
+        writers.push(tokio::spawn(async move {
+            let sql = format!("UPDATE t SET id = id WHERE tenant = 2 AND id = {id}");
+            let mut done = 0;
+            while !over.load(Ordering::SeqCst) {
+                client.batch_execute(&sql).await.map_err(|error| format!("{:?}", error.as_db_error()))?;
+                done += 1;
+            }
+            Ok::<u64, String>(done)
+        }));
+    }
+    for _ in 0..ROUNDS {
+        create_publication(&place.client, "Wakala p", &tables, &tenants(&["1"])).await.unwrap();
+        drop_publication(&place.client, "Wakala p").await.unwrap();
+    }
+    over.store(true, Ordering::SeqCst);
+    for writer in writers {
+        assert!(writer.await.unwrap().unwrap() > 0);
+    }
 }
 
 #[tokio::test]
