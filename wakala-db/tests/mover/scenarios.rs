@@ -155,7 +155,7 @@ async fn a_fence_without_the_lock_is_caught() {
 #[tokio::test]
 async fn guards_that_look_into_the_past_or_are_gone_are_caught() {
     let rig = Rig::new(3, 20).await;
-    stale_writer(&rig, "DROP TRIGGER \"00_wakala_guard\" ON entry").await.unwrap_err();
+    stale_writer(&rig, "DROP TRIGGER \"00_wakala_guard_insert\" ON entry").await.unwrap_err();
     mutate(&rig, "check_owner", "tenant_id = tenant FOR SHARE", "tenant_id = tenant").await;
     let caught = old_snapshot(&rig, "REPEATABLE READ", false).await.unwrap_err();
     assert!(caught.contains("after the fence"), "{caught}");
