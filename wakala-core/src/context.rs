@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
@@ -278,6 +278,11 @@ impl RunContext {
             () = self.shared.clock.sleep(nap) => {}
         }
         self.check()
+    }
+
+    /// When a window of that length, which ends now, began.
+    pub fn window_begin(&self, window: Duration) -> SystemTime {
+        self.clock().now().checked_sub(window).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
     /// Awaits `future`, at most until cancellation or the deadline; for reads, since the future is then dropped.

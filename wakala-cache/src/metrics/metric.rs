@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use wakala_core::{Error, MetricQuery, Result, Sample, Unit};
+use wakala_core::{Error, Look, MetricQuery, Result, Sample, Unit};
 
 use super::info::{Counters, Facts, Lag};
-use super::looks::Look;
 use super::queue::{Depth, RedisQueue};
 use super::site::{Failure, Seen, SeenNode};
 use super::visit::NodeLook;

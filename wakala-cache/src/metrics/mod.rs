@@ -1,7 +1,6 @@
 //! Metrics of Redis servers, as a source.
 
 mod info;
-mod looks;
 mod metric;
 mod queue;
 mod sentinel;
@@ -14,9 +13,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::Instant;
-use wakala_core::{Error, MetricQuery, MetricsSource, Permission, Result, RunContext, Sample};
+use wakala_core::{
+    Error, Fresh, Look, Looks, MetricQuery, MetricsSource, Permission, Result, RunContext, Sample,
+};
 
-use self::looks::{Fresh, Look, Looks, begin};
 use self::metric::{Asked, At};
 pub use self::queue::RedisQueue;
 use self::site::{Lookout, Seen, Site, summary};
@@ -341,7 +341,7 @@ impl MetricsSource for RedisMetrics {
         const OPERATION: &str = "range";
         let asked = self.asked(OPERATION, query)?;
         let (_, kept) = self.looks(cx, OPERATION, &asked).await?;
-        let begin = begin(cx, window);
+        let begin = cx.window_begin(window);
         let looks = kept.iter().filter(|look| look.time >= begin);
         Ok(looks.filter_map(|look| self.sample(&asked, &kept, look)).collect())
     }

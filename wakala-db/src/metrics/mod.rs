@@ -1,6 +1,5 @@
 //! Metrics of Postgres servers and of PgBouncer instances.
 
-mod looks;
 mod pgbouncer;
 mod postgres;
 

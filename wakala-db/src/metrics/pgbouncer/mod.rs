@@ -14,13 +14,13 @@ use tokio::time::Instant;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Config, NoTls, Socket};
 use wakala_core::{
-    Error, ErrorKind, MetricQuery, MetricsSource, Permission, Result, Retry, RunContext, Sample,
+    Error, ErrorKind, Fresh, Look, Looks, MetricQuery, MetricsSource, Permission, Result, Retry, RunContext,
+    Sample,
 };
 
 use self::console::Console;
 use self::instance::Instance;
 use self::metric::Asked;
-use super::looks::{Fresh, Look, Looks, begin};
 
 /// The commands of a look.
 const SHOWN: [&str; 4] = ["DATABASES", "POOLS", "STATS", "USERS"];
@@ -280,7 +280,7 @@ impl MetricsSource for PgBouncerMetrics {
         const OPERATION: &str = "range";
         let asked = self.asked(OPERATION, query)?;
         let (_, kept) = self.looks(cx, OPERATION, &asked).await?;
-        let begin = begin(cx, window);
+        let begin = cx.window_begin(window);
         let samples = kept.iter().filter(|look| look.time >= begin).filter_map(|look| {
             asked.sample(&look.seen, self.base(&kept, look).map(|base| &base.seen), look.time)
         });

@@ -9,11 +9,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use deadpool_postgres::Pool;
-use wakala_core::{MetricQuery, MetricsSource, Permission, Result, RunContext, Sample};
+use wakala_core::{Fresh, Look, Looks, MetricQuery, MetricsSource, Permission, Result, RunContext, Sample};
 
 use self::metric::Asked;
 use self::server::Server;
-use super::looks::{Fresh, Look, Looks, begin};
 use crate::error::Call;
 use crate::permissions::metrics_permissions;
 
@@ -175,7 +174,7 @@ impl MetricsSource for PostgresMetrics {
         const OPERATION: &str = "range";
         let asked = Asked::new((OPERATION, &self.subject), query, self.replication)?;
         self.look(cx, OPERATION).await?;
-        let (looks, begin) = (self.looks.kept(cx).await?, begin(cx, window));
+        let (looks, begin) = (self.looks.kept(cx).await?, cx.window_begin(window));
         let looks = looks.iter().filter(|look| look.time >= begin);
         Ok(looks.filter_map(|look| asked.sample(&look.seen, look.time)).collect())
     }

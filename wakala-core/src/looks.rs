@@ -6,33 +6,38 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::Mutex;
 use tokio::time::Instant;
-use wakala_core::{Error, ErrorKind, Result, Retry, RunContext};
+
+use crate::{Error, ErrorKind, Result, Retry, RunContext};
 
 /// How many looks are kept, and for how long.
 const KEPT: usize = 720;
 const KEPT_FOR: Duration = Duration::from_secs(3600);
 
-/// One look.
+/// What a source saw at one moment.
 #[derive(Debug)]
-pub(super) struct Look<T> {
-    pub(super) begun: Instant,
-    /// The same by the run's clock.
-    pub(super) time: SystemTime,
-    pub(super) seen: T,
+pub struct Look<T> {
+    /// When it began; ages are counted by this.
+    pub begun: Instant,
+    /// The same by the run's clock, for samples.
+    pub time: SystemTime,
+    /// What was seen.
+    pub seen: T,
 }
 
 /// Which look will do.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Fresh {
+pub enum Fresh {
     /// One that ended at most so long ago, or is under way.
     Within(Duration),
     /// One that began then or later.
     Since(Instant),
 }
 
-/// The looks of one source; clones share them.
+/// The looks of one metrics source, for who writes one: the queries of one tick share a look, and those of the last hour
+/// (720 at most) are its history. Clones share them.
 #[derive(Debug)]
-pub(super) struct Looks<T>(Arc<Mutex<State<T>>>);
+pub struct Looks<T>(Arc<Mutex<State<T>>>);
 
 #[derive(Debug)]
 struct State<T> {
@@ -67,8 +72,13 @@ impl<T> Default for Looks<T> {
 }
 
 impl<T: Send + Sync> Looks<T> {
-    /// A look that is fresh enough: one that others have taken, or else what `look` sees now.
-    pub(super) async fn take(
+    /// A look that is fresh enough: one that others have taken, or else what `look` sees now. Whoever asks meanwhile waits
+    /// for it and shares its outcome, an error too; one that was given up by its caller's deadline is not shared.
+    ///
+    /// # Errors
+    /// Those of `look`, named by `operation` and `subject` where it was another's; `Cancelled`, `DeadlineExceeded` by the
+    /// context.
+    pub async fn take(
         &self,
         cx: &RunContext,
         (operation, subject): (&'static str, &str),
@@ -109,7 +119,10 @@ impl<T: Send + Sync> Looks<T> {
     }
 
     /// All that are kept, oldest first.
-    pub(super) async fn kept(&self, cx: &RunContext) -> Result<Vec<Arc<Look<T>>>> {
+    ///
+    /// # Errors
+    /// `Cancelled`, `DeadlineExceeded` by the context.
+    pub async fn kept(&self, cx: &RunContext) -> Result<Vec<Arc<Look<T>>>> {
         Ok(cx.until(self.0.lock()).await?.kept.iter().cloned().collect())
     }
 }
@@ -123,11 +136,6 @@ impl<T> State<T> {
         self.kept.push_back(Arc::clone(&look));
         self.newest = Some(Newest { ended: Instant::now(), outcome: Ok(look) });
     }
-}
-
-/// When a window of that length began.
-pub(super) fn begin(cx: &RunContext, window: Duration) -> SystemTime {
-    cx.clock().now().checked_sub(window).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 #[cfg(test)]
