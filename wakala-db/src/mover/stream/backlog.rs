@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_postgres::types::PgLsn;
 
 use super::failure::{Failure, ServerError};
-use super::wire::Wire;
+use super::wire::{TextRow, Wire};
 use super::worker::{Item, Shared, Timing};
 use crate::config::quoted;
 use crate::mover::tenant::literal;
@@ -77,8 +77,8 @@ pub(super) async fn read(
     let mut reader = Reader { wire, shared, timing, source, rows: Rows::after(from) };
     let mut size = source.bulk.first;
     let mut confirmed = from;
-    reader.wire.query("SET statement_timeout = 0").await?;
-    reader.wire.query("SET jit = off").await?;
+    reader.query("SET statement_timeout = 0").await?;
+    reader.query("SET jit = off").await?;
     loop {
         if shared.confirmed() > confirmed {
             confirmed = shared.confirmed();
@@ -88,7 +88,7 @@ pub(super) async fn read(
                 literal(&source.slot),
                 PgLsn::from(confirmed)
             );
-            reader.wire.query(&sql).await?;
+            reader.query(&sql).await?;
         }
         let at = reader.rows.after;
         let (end, begin) = reader.place().await?;
@@ -117,6 +117,10 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    async fn query(&mut self, sql: &str) -> Result<Vec<TextRow>, Failure> {
+        self.timing.within(self.wire.query(sql)).await
+    }
+
     /// The end of the log, and where the slot is decoded from.
     async fn place(&mut self) -> Result<(u64, u64), Failure> {
         let sql = format!(
@@ -124,7 +128,7 @@ impl Reader<'_> {
              FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
             literal(&self.source.slot)
         );
-        let rows = self.wire.query(&sql).await?;
+        let rows = self.query(&sql).await?;
         let mut row = rows.into_iter().flatten().flatten();
         let mut lsn = || row.next().and_then(|text| text.parse::<PgLsn>().ok()).map(u64::from);
         match (lsn(), lsn()) {
@@ -144,7 +148,7 @@ impl Reader<'_> {
             PgLsn::from(upto),
             literal(&quoted(publication)),
         );
-        self.wire.ask(&sql).await?;
+        self.timing.within(self.wire.ask(&sql)).await?;
         let mut heard = Instant::now();
         loop {
             if self.pass_on()? {

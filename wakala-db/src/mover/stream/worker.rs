@@ -170,6 +170,15 @@ impl Timing {
     pub(super) fn silence(&self) -> Duration {
         self.silence
     }
+
+    /// What takes longer than that is a server that is gone without a word.
+    pub(super) async fn within<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let ended = tokio::time::timeout(self.silence, work).await;
+        ended.unwrap_or_else(|_| Err(Failure::Silent(self.silence)))
+    }
 }
 
 /// Runs until the connection ends, or is closed by the consumer. Where there is a backlog, the stream begins after it.
@@ -183,7 +192,7 @@ pub(super) async fn run(mut wire: Wire, shared: &Shared, timing: Timing, backlog
                     wire.close(PARTING).await;
                     return Ok(());
                 }
-                Ended::GoOn(at) => wire.begin_stream(&source.command(at)).await?,
+                Ended::GoOn(at) => timing.within(wire.begin_stream(&source.command(at))).await?,
             }
         }
         let now = Instant::now();
@@ -302,10 +311,7 @@ impl Worker<'_> {
             CopyData::new(status)?.write(out);
             Ok(())
         });
-        match tokio::time::timeout(self.timing.silence, sending).await {
-            Ok(sent) => sent?,
-            Err(_) => return Err(Failure::Silent(self.timing.silence)),
-        }
+        self.timing.within(sending).await?;
         let now = Instant::now();
         self.sent = Some(now);
         self.due = now + self.timing.interval;

@@ -88,6 +88,23 @@ async fn a_silent_server_is_given_up() {
 }
 
 #[tokio::test]
+async fn a_server_that_is_silent_before_it_reads_the_backlog_is_given_up_too() {
+    let server = settings().start().await.unwrap();
+    let place = Place::on(&server).await;
+    let (tables, from) = numbers(&place).await;
+    place.run("INSERT INTO t SELECT 1, i FROM generate_series(1, 1000) AS i").await;
+    let bulk = Bulk { worth: 1, ..Bulk::default() };
+    let options = Options { silence: Some(Duration::from_secs(2)), bulk, ..Options::default() };
+    let mut stream = place.open_with(&tables, from, options).await.unwrap();
+    // The task has had no turn yet on this thread: it asks a server that does not answer.
+    server.freeze().await.unwrap();
+    let error = failure(&mut stream).await;
+    server.thaw().await.unwrap();
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, SAFE), "{error}");
+    assert!(error.to_string().contains("nothing came"), "{error}");
+}
+
+#[tokio::test]
 async fn a_cut_line_is_unavailable() {
     let place = Place::fresh().await;
     let (tables, from) = numbers(&place).await;
